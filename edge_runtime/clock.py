@@ -1,0 +1,55 @@
+"""Time as a parameter: the one place where a clock is read, and a clock that tests turn by hand."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What every module that needs the time is given."""
+
+    def now(self) -> int:
+        """Microseconds since 1970-01-01 UTC; may step when the system's clock is set."""
+        ...
+
+    def monotonic(self) -> int:
+        """Microseconds from some fixed moment; never steps, never goes back."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now(self) -> int:
+        """Microseconds since 1970-01-01 UTC."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> int:
+        """Microseconds since the machine started."""
+        return time.monotonic_ns() // 1000
+
+
+class ManualClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self, now: int = 1_700_000_000_000_000) -> None:
+        self._now = now
+        self._monotonic = 0
+
+    def now(self) -> int:
+        """Microseconds since 1970-01-01 UTC."""
+        return self._now
+
+    def monotonic(self) -> int:
+        """Microseconds since the clock was made."""
+        return self._monotonic
+
+    def advance(self, microseconds: int) -> None:
+        """Let time pass, on both clocks."""
+        self._now += microseconds
+        self._monotonic += microseconds
+
+    def step(self, microseconds: int) -> None:
+        """Set the wall clock forth or back, as an operator or NTP would; the monotonic clock goes on."""
+        self._now += microseconds

@@ -1,0 +1,99 @@
+"""What flows need from others, as seen from here: somebody who runs a function, somebody who delivers a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from edge_runtime.errors import EdgeError
+from edge_runtime.events import Event
+from edge_runtime.journal.records import Command
+from edge_runtime.manifest import FunctionRef
+
+
+class Emit(msgspec.Struct, frozen=True, tag="emit"):
+    """A function emits an event."""
+
+    kind: str
+    data: Any
+
+
+class Order(msgspec.Struct, frozen=True, tag="command"):
+    """A function orders a device to do something."""
+
+    device: str
+    name: str
+    args: Any
+    ttl: int
+    """Microseconds from the commit to the command's expiry."""
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line a function logged or printed."""
+
+    level: str
+    """`debug`, `info`, `warning` or `error`."""
+    text: str
+
+
+class Success(msgspec.Struct, frozen=True, tag="ok"):
+    """The function returned."""
+
+    effects: list[Emit | Order] = []
+    value: Any = None
+    """What it returned (plain values)."""
+    logs: list[LogLine] = []
+    micros: int = 0
+    """Wall time inside the sandbox, microseconds."""
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failed"):
+    """The function did not return."""
+
+    reason: str
+    """`error` (it raised), `timeout`, `memory`, `output` (too much of it), or `crash`."""
+    detail: str
+    """For the person: the exception and where it was raised, in the user's own file."""
+    logs: list[LogLine] = []
+    micros: int = 0
+
+
+Outcome = Success | Failure
+
+
+class Unavailable(EdgeError):
+    """The function or target cannot be reached just now; trying again later is right, and costs the event nothing."""
+
+
+class Invoker(Protocol):
+    """Runs functions."""
+
+    async def invoke(self, function: FunctionRef, events: Sequence[Event]) -> Sequence[Outcome]:
+        """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`."""
+        ...
+
+
+class Outlet(Protocol):
+    """Delivers commands."""
+
+    def deliver(self, command: Command) -> bool:
+        """Hand a command to its device if it is connected and listening; True if it was handed over."""
+        ...
+
+
+class Target(Protocol):
+    """Somewhere outside that takes events."""
+
+    async def send(self, event: Event, value: Any) -> None:
+        """Deliver `value`, shaped from `event`, under `event.outside_id`.
+
+        Returns once the receiver has accepted it. Raises `Unavailable` when it may work later, `Rejected` when the
+        receiver will never take this one.
+        """
+        ...
+
+
+class Rejected(EdgeError):
+    """The receiver refused this very event; sending it again will not help."""

@@ -1,0 +1,65 @@
+"""The journal as everybody else sees it: one atomic append at a time, offsets, and tables projected from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Record, Stored
+
+
+class Placed(Enum):
+    """What became of a record that was to be appended."""
+
+    STORED = 0
+    DUPLICATE = 1
+    """An event with this identity and this content is there already."""
+    CONFLICT = 2
+    """An event with this identity and other content is there already; a dead letter was stored instead."""
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """The durable outcome of an append: one `placed` for each record handed in, and what was stored, in order."""
+
+    placed: list[Placed]
+    stored: list[Stored]
+
+
+class Tables(msgspec.Struct):
+    """The projections as they stand after the last commit."""
+
+    head: int
+    """The offset of the newest record; -1 for an empty journal."""
+    flows: dict[str, FlowState]
+    """Each flow with its current cursor."""
+    devices: dict[str, Device]
+    apps: dict[str, AppVersion]
+    outbox: list[Command]
+    """Commands without an end, oldest first."""
+
+
+class Journal(Protocol):
+    """A durable, ordered log.
+
+    Every call that writes returns only once what it wrote survives a loss of power. `StorageFull` means nothing was
+    written. All records of one call stand next to each other, or none does.
+    """
+
+    def append(self, records: Sequence[Record]) -> Awaitable[Appended]:
+        """Append records; events that are there already are recognised and left out."""
+        ...
+
+    def commit(self, flow: str, generation: int, cursor: int, effects: Sequence[Record]) -> Awaitable[Appended]:
+        """Append a flow's effects and its progress to `cursor` together; `StaleGeneration` refuses both."""
+        ...
+
+    def read(self, after: int, limit: int) -> Awaitable[list[Stored]]:
+        """Up to about `limit` records with offsets greater than `after`, in order (whole stored batches)."""
+        ...
+
+    def tables(self) -> Awaitable[Tables]:
+        """The projections, consistent with each other."""
+        ...

@@ -1,0 +1,101 @@
+"""What the journal holds. Effects are records; every table is a projection of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edge_runtime.events import Event, Origin
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
+    """An order to a device, in the outbox until the device replies or it expires."""
+
+    device: str
+    name: str
+    args: Any
+    created: int
+    expires: int
+    origin: Origin
+    cause: tuple[bytes, int] | None = None
+    """Boot and sequence of the device's own event that caused it, where there is one."""
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes, the same however often the command is computed."""
+        return self.origin.id()
+
+
+class CommandEnd(msgspec.Struct, frozen=True, array_like=True, tag="command-end"):
+    """The end of a command: a device's reply, or its expiry."""
+
+    command: bytes
+    device: str
+    status: int
+    """As on the wire: 0 done, 1 failed, 2 no such command, 3 expired."""
+    result: Any
+    time: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, array_like=True, tag="dead-letter"):
+    """Something that could not be processed, kept for a person to see."""
+
+    flow: str
+    """The flow that gave up, or `ingress` for what a board sent."""
+    reason: str
+    """One word: `error`, `timeout`, `memory`, `crash`, `output`, `invalid`, `conflict`, `rejected`, `hops`."""
+    detail: str
+    time: int
+    device: str
+    event: Event | None = None
+    topic: str = ""
+    payload: bytes = b""
+    version: str = ""
+    attempts: int = 1
+
+
+class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
+    """A flow was created or given a new generation: whoever still holds the old one can no longer commit."""
+
+    flow: str
+    generation: int
+    epoch: int
+    cursor: int
+    """The offset of the last record it has dealt with when it was created; -1 for none."""
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
+    """A flow has dealt with everything up to and including `cursor`."""
+
+    flow: str
+    generation: int
+    cursor: int
+
+
+class Device(msgspec.Struct, frozen=True, array_like=True, tag="device"):
+    """A device was added or changed; the newest record per id stands."""
+
+    id: str
+    key_digest: bytes
+    """SHA-256 of the device's key (the key itself is 256 random bits and is not kept)."""
+    created: int
+    blocked: bool = False
+
+
+class AppVersion(msgspec.Struct, frozen=True, array_like=True, tag="app"):
+    """An app went live in a version; the newest record per name stands."""
+
+    app: str
+    version: str
+    time: int
+
+
+Record = Event | Command | CommandEnd | DeadLetter | FlowState | Progress | Device | AppVersion
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True):
+    """A record and the offset at which it stands."""
+
+    offset: int
+    record: Record
