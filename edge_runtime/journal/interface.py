@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -16,7 +16,7 @@ class Placed(Enum):
 
     STORED = 0
     DUPLICATE = 1
-    """An event with this identity and this content is there already."""
+    """An event with this identity is there already."""
     CONFLICT = 2
     """An event with this identity and other content is there already; a dead letter was stored instead."""
 
@@ -41,6 +41,9 @@ class Tables(msgspec.Struct):
     """Commands without an end, oldest first."""
 
 
+Listener = Callable[[Sequence[Stored]], None]
+
+
 class Journal(Protocol):
     """A durable, ordered log.
 
@@ -49,7 +52,7 @@ class Journal(Protocol):
     """
 
     def append(self, records: Sequence[Record]) -> Awaitable[Appended]:
-        """Append records; events that are there already are recognised and left out."""
+        """Append at most 1,000 records; events that are there already are recognised and left out."""
         ...
 
     def commit(self, flow: str, generation: int, cursor: int, effects: Sequence[Record]) -> Awaitable[Appended]:
@@ -57,9 +60,13 @@ class Journal(Protocol):
         ...
 
     def read(self, after: int, limit: int) -> Awaitable[list[Stored]]:
-        """Up to about `limit` records with offsets greater than `after`, in order (whole stored batches)."""
+        """Records with offsets greater than `after`, in order: at least one where there is one, about `limit`."""
         ...
 
     def tables(self) -> Awaitable[Tables]:
         """The projections, consistent with each other."""
+        ...
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` called with everything stored from now on: in order, once it is durable."""
         ...

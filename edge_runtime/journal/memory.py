@@ -1,0 +1,72 @@
+"""A journal in memory that offers no more than a replicated stream would: one atomic append, and reading.
+
+It is the proof that the rest of the gateway needs nothing else, and the journal of fast tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from edge_runtime.errors import StorageFull
+from edge_runtime.journal.interface import Appended, Listener, Tables
+from edge_runtime.journal.projection import Projection
+from edge_runtime.journal.records import Progress, Record, Stored
+
+MAX_APPEND = 1000
+
+
+class MemoryJournal:
+    """Implements `Journal`. `full = True` makes every write fail as a full disk would."""
+
+    def __init__(self, records: Sequence[Record] = ()) -> None:
+        self.full = False
+        self._records: list[Record] = []
+        self._projection = Projection()
+        self._listeners: list[Listener] = []
+        for record in records:
+            self._records.append(record)
+            self._projection.apply(record)
+
+    def records(self) -> list[Record]:
+        """Everything stored, in order; a new journal made from it is this one after a restart."""
+        return list(self._records)
+
+    async def append(self, records: Sequence[Record]) -> Appended:
+        """As `Journal.append`."""
+        return await self._write(records)
+
+    async def commit(self, flow: str, generation: int, cursor: int, effects: Sequence[Record]) -> Appended:
+        """As `Journal.commit`."""
+        self._projection.check(flow, generation)
+        return await self._write([*effects, Progress(flow, generation, cursor)])
+
+    async def read(self, after: int, limit: int) -> list[Stored]:
+        """As `Journal.read`."""
+        start = after + 1
+        return [Stored(start + i, record) for i, record in enumerate(self._records[start : start + limit])]
+
+    async def tables(self) -> Tables:
+        """As `Journal.tables`."""
+        return self._projection.tables()
+
+    def listen(self, listener: Listener) -> None:
+        """As `Journal.listen`."""
+        self._listeners.append(listener)
+
+    async def _write(self, records: Sequence[Record]) -> Appended:
+        if len(records) > MAX_APPEND:
+            raise ValueError(f"{len(records)} records in one append; the limit is {MAX_APPEND}")
+        if self.full:
+            raise StorageFull("the journal in memory was told to be full")
+        placed, fresh = self._projection.place(records)
+        stored = []
+        for record in fresh:
+            self._records.append(record)
+            self._projection.apply(record)
+            stored.append(Stored(self._projection.head, record))
+        if stored:
+            for listener in self._listeners:
+                listener(stored)
+        await asyncio.sleep(0)
+        return Appended(placed, stored)
