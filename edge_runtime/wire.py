@@ -16,7 +16,31 @@ from edge_runtime.events import NAME, Event
 
 MAX_BATCH = 1000
 MAX_DEPTH = 16
-_KNOWN_TAGS = (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+_KNOWN_TAGS = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    25,
+    28,
+    29,
+    30,
+    35,
+    36,
+    37,
+    52,
+    54,
+    100,
+    256,
+    258,
+    260,
+    261,
+    1004,
+    43000,
+    55799,
+)
 
 DONE, FAILED, UNKNOWN_COMMAND, EXPIRED = range(4)
 """The status of a command reply."""
@@ -43,7 +67,15 @@ class Envelope(msgspec.Struct, frozen=True):
     def events(self, device: str, received: int) -> list[Event]:
         """The events as the gateway stores them, dated by the board or, failing that, by arrival less age."""
         return [
-            Event(device, self.boot, r.seq, r.kind, received - r.age if r.time is None else r.time, received, r.data)
+            Event(
+                device,
+                self.boot,
+                r.seq,
+                r.kind,
+                received - r.age if r.time is None else r.time,
+                received,
+                r.data,
+            )
             for r in self.readings
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,8 @@ def test_an_undated_event_is_dated_by_arrival_less_age() -> None:
 
 @given(st.binary(max_size=200), st.sampled_from(["climate", None]))
 def test_garbage_is_refused_and_never_crashes(payload: bytes, kind: str | None) -> None:
-    try:
+    with contextlib.suppress(WireError):
         wire.decode_events(payload, kind)
-    except WireError as error:
-        assert str(error)
 
 
 plain = st.recursive(

@@ -1,4 +1,4 @@
-"""The journal as everybody else sees it: one atomic append at a time, offsets, and tables projected from the records."""
+"""The journal as everybody else sees it: one atomic append at a time, offsets, and tables made from the records."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Both journals decide with this class; they differ only in where the records and 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -30,20 +30,27 @@ BootKey = tuple[str, bytes]
 RECENT = 65_536
 """How many newest events are remembered with a digest of their content, to tell a repeat from a conflict."""
 
+MAX_BOOTS = 20_000
+"""How many boots' intervals are held in memory before the saved ones are let go."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Projection:
     """The tables, and the rules by which records change them."""
 
-    def __init__(self) -> None:
+    def __init__(self, load_boot: Callable[[BootKey], seen.Intervals] | None = None) -> None:
+        """`load_boot` brings a boot's intervals from where they are kept, when it is not at hand."""
         self.head = -1
         self.flows: dict[str, FlowState] = {}
         self.devices: dict[str, Device] = {}
         self.apps: dict[str, AppVersion] = {}
         self.outbox: dict[bytes, Command] = {}
         self.boots: dict[BootKey, seen.Intervals] = {}
-        """Intervals of the boots at hand; a journal with a disk may keep the rest there."""
+        """Intervals of the boots at hand; a journal with a disk keeps the rest there."""
+        self.dirty: set[BootKey] = set()
+        """The boots whose intervals have changed; whoever saves them empties it."""
+        self._load_boot = load_boot
         self._digests: OrderedDict[tuple[str, bytes, int], bytes] = OrderedDict()
 
     def tables(self) -> Tables:
@@ -71,7 +78,7 @@ class Projection:
             if type(record) is Event and record.origin is None:
                 key = (record.device, record.boot, record.seq)
                 known = fresh.get(key) or self._digests.get(key)
-                if known is not None or seen.contains(self.boots.get(key[:2], []), record.seq):
+                if known is not None or seen.contains(self._intervals(key[:2]), record.seq):
                     same = known is None or known == content_digest(record)
                     verdict = Placed.DUPLICATE if same else Placed.CONFLICT
                 else:
@@ -83,8 +90,8 @@ class Projection:
             placed.append(verdict)
             if verdict is Placed.STORED:
                 stored.append(record)
-            elif verdict is Placed.CONFLICT:
-                stored.append(_conflict(record))
+            elif verdict is Placed.CONFLICT and type(record) is Event:
+                stored.append(conflict(record))
         return placed, stored
 
     def apply(self, record: Record) -> None:
@@ -93,12 +100,11 @@ class Projection:
         match record:
             case Event(origin=None):
                 key = (record.device, record.boot)
-                intervals = self.boots.setdefault(key, [])
+                intervals = self._intervals(key)
                 if not seen.contains(intervals, record.seq):
                     seen.add(intervals, record.seq)
-                self._digests[record.device, record.boot, record.seq] = content_digest(record)
-                if len(self._digests) > RECENT:
-                    self._digests.popitem(last=False)
+                    self.dirty.add(key)
+                self.remember((record,))
             case Progress():
                 state = self.flows[record.flow]
                 self.flows[record.flow] = msgspec.structs.replace(state, cursor=record.cursor)
@@ -115,14 +121,34 @@ class Projection:
             case _:
                 pass
 
+    def remember(self, records: Sequence[Record]) -> None:
+        """Keep the digests of events, to tell a repeat from a conflict; the oldest make room."""
+        for record in records:
+            if type(record) is Event and record.origin is None:
+                self._digests[record.device, record.boot, record.seq] = content_digest(record)
+        while len(self._digests) > RECENT:
+            self._digests.popitem(last=False)
+
+    def forget(self, saved: Sequence[BootKey]) -> None:
+        """The intervals of these boots are saved as they are: they need not be held in memory for ever."""
+        self.dirty.difference_update(saved)
+        if len(self.boots) > MAX_BOOTS:
+            self.boots = {key: self.boots[key] for key in self.dirty}
+
+    def _intervals(self, key: BootKey) -> seen.Intervals:
+        intervals = self.boots.get(key)
+        if intervals is None:
+            intervals = self.boots[key] = [] if self._load_boot is None else self._load_boot(key)
+        return intervals
+
 
 def content_digest(event: Event) -> bytes:
     """8 bytes over what makes two events with one identity the same: kind and data."""
     return blake2b(_encode((event.kind, event.data)), digest_size=8).digest()
 
 
-def _conflict(record: Record) -> DeadLetter:
-    assert isinstance(record, Event)
+def conflict(record: Event) -> DeadLetter:
+    """The dead letter that is stored in place of an event whose identity is taken by other content."""
     return DeadLetter(
         flow="ingress",
         reason="conflict",

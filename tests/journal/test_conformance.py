@@ -1,0 +1,190 @@
+"""What every journal must do, on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_runtime.errors import StaleGeneration, StorageError
+from edge_runtime.events import Event, Origin
+from edge_runtime.journal.interface import Journal, Placed
+from edge_runtime.journal.memory import MemoryJournal
+from edge_runtime.journal.records import (
+    AppVersion,
+    Command,
+    CommandEnd,
+    DeadLetter,
+    Device,
+    FlowState,
+    Stored,
+)
+from edge_runtime.journal.sqlite.client import SqliteJournal
+
+BOOT = b"8 bytes."
+
+
+def event(seq: int, device: str = "gh-1", **data: Any) -> Event:
+    return Event(device, BOOT, seq, "climate", 1_000 + seq, 2_000, data or {"n": seq})
+
+
+def command(index: int, device: str = "gh-1") -> Command:
+    return Command(device, "fan", {"on": True}, 1, 10_000_000, Origin("app.f", 0, "cause", index))
+
+
+class Restartable:
+    """A journal that can be closed and opened again over the same records."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self._kind = kind
+        self._path = folder / "journal.db"
+        self.journal: Journal
+
+    async def open(self) -> Journal:
+        if self._kind == "sqlite":
+            self.journal = await SqliteJournal.open(self._path)
+        else:
+            old = getattr(self, "journal", None)
+            self.journal = MemoryJournal(old.records() if isinstance(old, MemoryJournal) else ())
+        return self.journal
+
+    async def close(self) -> None:
+        if isinstance(self.journal, SqliteJournal):
+            await self.journal.close()
+
+    async def restart(self) -> Journal:
+        await self.close()
+        return await self.open()
+
+    async def lives(self) -> AsyncIterator[Journal]:
+        """The journal as it is, then after a restart."""
+        yield self.journal
+        yield await self.restart()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Restartable]:
+    house = Restartable(request.param, tmp_path)
+    await house.open()
+    yield house
+    await house.close()
+
+
+async def everything(journal: Journal) -> list[Stored]:
+    found: list[Stored] = []
+    while batch := await journal.read(found[-1].offset if found else -1, 100):
+        found.extend(batch)
+    return found
+
+
+async def test_offsets_rise_without_gaps_over_restarts(house: Restartable) -> None:
+    await house.journal.append([event(0), event(1)])
+    journal = await house.restart()
+    await journal.append([event(2)])
+    assert [item.offset for item in await everything(journal)] == [0, 1, 2]
+    assert (await journal.tables()).head == 2
+
+
+async def test_a_repeat_is_recognised_and_stored_once(house: Restartable) -> None:
+    outcome = await house.journal.append([event(5), event(5), event(6)])
+    assert outcome.placed == [Placed.STORED, Placed.DUPLICATE, Placed.STORED]
+    async for journal in house.lives():
+        again = await journal.append([event(5), event(6), event(4)])
+        assert again.placed[:2] == [Placed.DUPLICATE, Placed.DUPLICATE]
+    assert len(await everything(house.journal)) == 3
+
+
+async def test_the_same_sequence_of_another_boot_or_device_is_another_event(house: Restartable) -> None:
+    other_boot = Event("gh-1", b"another.", 5, "climate", 1, 1, {})
+    outcome = await house.journal.append([event(5), event(5, device="gh-2"), other_boot])
+    assert outcome.placed == [Placed.STORED] * 3
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_other_content_under_a_known_identity_is_a_dead_letter(house: Restartable, restart: bool) -> None:
+    await house.journal.append([event(5)])
+    journal = await house.restart() if restart else house.journal
+    heard: list[Stored] = []
+    journal.listen(heard.extend)
+    outcome = await journal.append([event(5, n="other")])
+    assert outcome.placed == [Placed.CONFLICT]
+    (stored,) = heard
+    assert isinstance(stored.record, DeadLetter)
+    assert stored.record.reason == "conflict"
+    assert (await everything(journal))[-1] == stored
+
+
+async def test_listeners_hear_everything_once_in_order(house: Restartable) -> None:
+    heard: list[Stored] = []
+    house.journal.listen(heard.extend)
+    for seq in range(5):
+        await house.journal.append([event(seq), event(seq)])
+    assert heard == await everything(house.journal)
+
+
+async def test_effects_and_progress_are_committed_together(house: Restartable) -> None:
+    journal = house.journal
+    await journal.append([FlowState("app.f", 1, 0, -1), event(0)])
+    await journal.commit("app.f", 1, 1, [command(0)])
+    async for now in house.lives():
+        tables = await now.tables()
+        assert tables.flows["app.f"].cursor == 1
+        assert tables.outbox == [command(0)]
+
+
+async def test_a_stale_generation_stores_nothing(house: Restartable) -> None:
+    journal = house.journal
+    await journal.append([FlowState("app.f", 1, 0, -1)])
+    await journal.append([FlowState("app.f", 2, 0, -1)])
+    head = (await journal.tables()).head
+    with pytest.raises(StaleGeneration, match="generation 2"):
+        await journal.commit("app.f", 1, 5, [command(0)])
+    with pytest.raises(StaleGeneration, match="unknown"):
+        await journal.commit("app.g", 1, 5, [command(0)])
+    tables = await journal.tables()
+    assert (tables.head, tables.outbox, tables.flows["app.f"].cursor) == (head, [], -1)
+
+
+async def test_a_command_leaves_the_outbox_with_its_first_end(house: Restartable) -> None:
+    journal = house.journal
+    await journal.append([command(0), command(1)])
+    end = CommandEnd(command(0).id, "gh-1", 0, None, 5)
+    first = await journal.append([end])
+    again = await journal.append([end])
+    assert (first.placed, again.placed) == ([Placed.STORED], [Placed.DUPLICATE])
+    assert (await (await house.restart()).tables()).outbox == [command(1)]
+
+
+async def test_the_newest_device_and_app_stand(house: Restartable) -> None:
+    await house.journal.append([Device("gh-1", b"old", 1), AppVersion("greenhouse", "v1", 1)])
+    await house.journal.append([Device("gh-1", b"new", 2), AppVersion("greenhouse", "v2", 2)])
+    tables = await (await house.restart()).tables()
+    assert tables.devices["gh-1"].key_digest == b"new"
+    assert tables.apps["greenhouse"].version == "v2"
+
+
+async def test_reading_starts_after_the_given_offset(house: Restartable) -> None:
+    await house.journal.append([event(seq) for seq in range(10)])
+    await house.journal.append([event(seq) for seq in range(10, 20)])
+    for after, first in ((-1, 0), (3, 4), (9, 10), (14, 15)):
+        assert (await house.journal.read(after, 5))[0].offset == first
+    assert await house.journal.read(19, 5) == []
+
+
+async def test_more_than_one_snapshot_of_events_survives_a_restart(house: Restartable) -> None:
+    for start in range(0, 10_000, 1000):
+        await house.journal.append([event(seq) for seq in range(start, start + 1000)])
+    journal = await house.restart()
+    outcome = await journal.append([event(0), event(9_999), event(10_000)])
+    assert outcome.placed == [Placed.DUPLICATE, Placed.DUPLICATE, Placed.STORED]
+
+
+async def test_a_full_journal_stores_nothing_and_recovers() -> None:
+    journal = MemoryJournal()
+    journal.full = True
+    with pytest.raises(StorageError):
+        await journal.append([event(0)])
+    journal.full = False
+    assert (await journal.append([event(0)])).placed == [Placed.STORED]
