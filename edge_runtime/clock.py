@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import heapq
+import itertools
 import time
 from typing import Protocol
 
@@ -17,6 +20,10 @@ class Clock(Protocol):
         """Microseconds from some fixed moment; never steps, never goes back."""
         ...
 
+    async def sleep(self, microseconds: int) -> None:
+        """Return when so much monotonic time has passed."""
+        ...
+
 
 class SystemClock:
     """The machine's own clocks."""
@@ -29,6 +36,10 @@ class SystemClock:
         """Microseconds since the machine started."""
         return time.monotonic_ns() // 1000
 
+    async def sleep(self, microseconds: int) -> None:
+        """Return when so much time has passed."""
+        await asyncio.sleep(microseconds / 1e6)
+
 
 class ManualClock:
     """A clock that stands still until it is told to go on."""
@@ -36,6 +47,8 @@ class ManualClock:
     def __init__(self, now: int = 1_700_000_000_000_000) -> None:
         self._now = now
         self._monotonic = 0
+        self._order = itertools.count()
+        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
 
     def now(self) -> int:
         """Microseconds since 1970-01-01 UTC."""
@@ -45,10 +58,20 @@ class ManualClock:
         """Microseconds since the clock was made."""
         return self._monotonic
 
+    async def sleep(self, microseconds: int) -> None:
+        """Return once the clock has been turned so far."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._monotonic + microseconds, next(self._order), future))
+        await future
+
     def advance(self, microseconds: int) -> None:
-        """Let time pass, on both clocks."""
+        """Let time pass, on both clocks; who slept until then wakes in the order of the waking times."""
         self._now += microseconds
         self._monotonic += microseconds
+        while self._sleepers and self._sleepers[0][0] <= self._monotonic:
+            future = heapq.heappop(self._sleepers)[2]
+            if not future.done():
+                future.set_result(None)
 
     def step(self, microseconds: int) -> None:
         """Set the wall clock forth or back, as an operator or NTP would; the monotonic clock goes on."""

@@ -1,0 +1,92 @@
+"""A function bound to a kind of event, as a flow: its commands and emitted events are the effects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edge_runtime.clock import Clock
+from edge_runtime.events import MAX_HOPS, Event, Origin
+from edge_runtime.flows.flow import Taken
+from edge_runtime.flows.ports import Emit, Failure, Invoker, Order, Outcome, Success, Unavailable
+from edge_runtime.journal.records import Command, DeadLetter, Record
+from edge_runtime.manifest import FunctionRef, OnEvent
+
+MAX_EFFECTS = 900
+"""Effects in one commit: the rest of the batch is left to the next, so that a commit stays one append of 1,000."""
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class FunctionFlow:
+    """Implements `Flow` for a function of an app's version. `matches` is its `where`, over the event's data."""
+
+    def __init__(
+        self,
+        app: str,
+        version: str,
+        trigger: OnEvent,
+        *,
+        matches: Callable[[Any], bool],
+        invoker: Invoker,
+        clock: Clock,
+    ) -> None:
+        self.name = f"{app}.{trigger.name}"
+        self.start = trigger.start
+        self.version = version
+        self._kind = trigger.kind
+        self._matches = matches
+        self._function = FunctionRef(app, version, trigger.name)
+        self._invoker = invoker
+        self._clock = clock
+        self._log = logging.getLogger(f"edge.app.{self.name}")
+
+    def wants(self, event: Event) -> bool:
+        """As `Flow.wants`."""
+        return event.kind == self._kind and self._matches(event.data)
+
+    async def take(self, events: Sequence[Event], epoch: int) -> Taken:
+        """As `Flow.take`: one call into the sandbox for the batch."""
+        try:
+            outcomes = await self._invoker.invoke(self._function, events)
+        except Unavailable as error:
+            return Taken([], 0, error)
+        effects: list[Record] = []
+        done = 0
+        for event, outcome in zip(events, outcomes, strict=True):
+            records = self._effects(event, outcome, epoch)
+            if effects and len(effects) + len(records) > MAX_EFFECTS:
+                break
+            effects += records
+            done += 1
+        return Taken(effects, done)
+
+    def _effects(self, event: Event, outcome: Outcome, epoch: int) -> list[Record]:
+        for line in outcome.logs:
+            self._log.log(LEVELS.get(line.level, logging.INFO), "%s", line.text, extra={"device": event.device})
+        if isinstance(outcome, Failure):
+            self._log.error("%s on event %s: %s", outcome.reason, event.id, outcome.detail)
+            return [self._dead(event, outcome.reason, outcome.detail)]
+        return [self._effect(event, outcome, index, epoch) for index in range(len(outcome.effects))]
+
+    def _effect(self, event: Event, outcome: Success, index: int, epoch: int) -> Record:
+        effect = outcome.effects[index]
+        origin = Origin(self.name, epoch, event.id, index)
+        now = self._clock.now()
+        match effect:
+            case Order(device, name, args, ttl):
+                own = event.origin is None and device == event.device
+                cause = (event.boot, event.seq) if own else None
+                return Command(device, name, args, now, now + ttl, origin, cause)
+            case Emit(kind, data):
+                if event.hops >= MAX_HOPS:
+                    return self._dead(
+                        event,
+                        "hops",
+                        f"'{kind}' was not emitted: {MAX_HOPS} functions have answered each other already",
+                    )
+                return Event(event.device, b"", 0, kind, event.time, now, data, event.hops + 1, origin)
+
+    def _dead(self, event: Event, reason: str, detail: str) -> DeadLetter:
+        return DeadLetter(self.name, reason, detail, self._clock.now(), event.device, event, version=self.version)

@@ -1,0 +1,40 @@
+"""What is counted about a flow, for whoever watches it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from edge_runtime.flows.flow import Taken
+from edge_runtime.journal.records import DeadLetter
+
+SAMPLES = 1024
+"""How many of the newest durations are kept for percentiles."""
+
+
+class FlowStats:
+    """Counters of one flow since the gateway started."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        """Events dealt with."""
+        self.effects = 0
+        """Records committed as their effects."""
+        self.dead_letters = 0
+        self.waiting = ""
+        """What the flow waits for, in words; empty while it runs freely."""
+        self.take_micros: deque[int] = deque(maxlen=SAMPLES)
+        """Durations of the newest batches, microseconds."""
+
+    def took(self, taken: Taken, micros: int) -> None:
+        """A batch went through in so many microseconds, commit included."""
+        self.events += taken.done
+        self.effects += len(taken.effects)
+        self.dead_letters += sum(type(record) is DeadLetter for record in taken.effects)
+        self.take_micros.append(micros)
+
+
+def percentile(samples: Iterable[int], fraction: float) -> int:
+    """The sample below which `fraction` of them lie (nearest rank); 0 without samples."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0
