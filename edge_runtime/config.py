@@ -1,0 +1,393 @@
+"""edge.toml as typed structs.
+
+The text under each field is its documentation: `settings()` hands it to the template of `edge init` and to the test
+that keeps docs/configuration.md true. What a person mistypes is answered with the file, the path of the setting and
+what was expected.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from edge_runtime.errors import ConfigError, nearest
+
+MAX_FILE = 1 << 20
+"""Bytes of a configuration file."""
+
+
+class _Unit(msgspec.Struct, frozen=True):
+    """A quantity that may be written as text with a unit; `plain` is what a bare number counts."""
+
+    name: str
+    units: dict[str, int]
+    plain: int
+
+    def parse(self, value: Any) -> Any:
+        """The quantity in its base unit; a value of another type is handed on for msgspec to refuse."""
+        if type(value) is int or type(value) is float:
+            return round(value * self.plain) if abs(value) < 2**53 else value
+        if type(value) is not str:
+            return value
+        match = re.fullmatch(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)", value.strip())
+        if match is None or match[2] not in self.units:
+            raise ValueError
+        return round(float(match[1]) * self.units[match[2]])
+
+    def show(self, value: int) -> str:
+        """The exact text with the largest unit that fits."""
+        factor, unit = max((f, u) for u, f in self.units.items() if f == 1 or (value and value % f == 0))
+        return f'"{value // factor}{unit}"'
+
+
+SIZE = _Unit("size", {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}, 1)
+DURATION = _Unit(
+    "duration",
+    {"us": 1, "ms": 1000, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6},
+    10**6,
+)
+
+
+def _size(ge: int, le: int) -> Meta:
+    return Meta(ge=ge, le=le, extra={"unit": SIZE})
+
+
+def _duration(ge: int, le: int) -> Meta:
+    return Meta(ge=ge, le=le, extra={"unit": DURATION})
+
+
+def _cores() -> int:
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """The gateway itself."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "gateway"
+    """Its name towards the outside: letters, digits, `_`, `.` and `-`. Part of every event's `ce-source`."""
+    data: Path = Path("data")
+    """The folder of the journal, the deployed apps and the API's socket; relative to this file."""
+
+
+class Mqtt(msgspec.Struct, frozen=True):
+    """The MQTT front door, where boards connect."""
+
+    listen: str = "127.0.0.1:1883"
+    """Address and port. `0.0.0.0:1883` lets boards on the network in."""
+    max_packet: Annotated[int, _size(1 << 10, 256 << 20)] = 256 << 10
+    """A larger packet closes its connection."""
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    """Connections beyond these are refused."""
+
+    @property
+    def host(self) -> str:
+        """The address of `listen`."""
+        return _host_and_port(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of `listen`; 0 for any free one."""
+        return _host_and_port(self.listen)[1]
+
+
+class Journal(msgspec.Struct, frozen=True):
+    """The durable log."""
+
+    max_delay_ms: Annotated[float, Meta(ge=0, le=10_000)] = 0
+    """How long a commit may wait for company, in milliseconds: more spares flash memory, and delays every PUBACK."""
+    max_size: Annotated[int, _size(16 << 20, 1 << 50)] = 2 << 30
+    """The size on disk beyond which nothing more is stored or acknowledged."""
+
+
+class Functions(msgspec.Struct, frozen=True):
+    """The sandbox that functions run in."""
+
+    executors: Annotated[int, Meta(ge=1, le=256)] = msgspec.field(default_factory=_cores)
+    """Processes that run functions; by default one for each core, at most 4."""
+    time_limit: Annotated[int, _duration(1000, 3600 * 10**6)] = 500_000
+    """How long a function may take for one event."""
+    memory_limit: Annotated[int, _size(8 << 20, 4 << 30)] = 64 << 20
+    """How much memory a function may use."""
+
+
+class HttpCloudEvents(msgspec.Struct, frozen=True):
+    """A target of bridge routes: an HTTP endpoint that takes CloudEvents (a cloud function, for one)."""
+
+    type: Literal["http-cloudevents"]
+    """CloudEvents 1.0 over HTTP in binary mode: one POST for each event."""
+    url: str
+    """Where to POST: `http://` or `https://`."""
+    timeout: Annotated[int, _duration(1000, 600 * 10**6)] = 10_000_000
+    """How long one delivery may take before it is tried again."""
+    source: Annotated[str, Meta(max_length=256)] = ""
+    """What `ce-source` starts with; by default `//edge/` and the gateway's name."""
+
+
+TARGETS: dict[str, type[HttpCloudEvents]] = {"http-cloudevents": HttpCloudEvents}
+"""The types of target and their settings."""
+
+
+class Config(msgspec.Struct, frozen=True):
+    """All of edge.toml. Durations are in microseconds, sizes in bytes, paths absolute."""
+
+    gateway: Gateway = Gateway()
+    mqtt: Mqtt = Mqtt()
+    journal: Journal = Journal()
+    functions: Functions = msgspec.field(default_factory=Functions)
+    targets: dict[str, HttpCloudEvents] = {}
+
+    SOCKET: ClassVar[str] = "edge.sock"
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket of the running gateway's API."""
+        return self.gateway.data / self.SOCKET
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file. Raises `ConfigError`."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"There is no configuration file {path}.", hint="'edge init' writes one; '--config' names another."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if len(raw) > MAX_FILE:
+        raise ConfigError(f"{path} is larger than {MAX_FILE >> 20} MiB; that is no configuration file.")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text.") from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """The configuration in `text`; `path` is where relative paths start and what errors name. Raises `ConfigError`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax_error(str(error), text, path)) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply.") from None
+    config: Config = _Reader(path).struct(raw, Config, "")
+    return config
+
+
+def _syntax_error(message: str, text: str, path: Path) -> str:
+    """tomllib's message, with its place at the front."""
+    what, _, place = message.rpartition(" (at ")
+    place = place.rstrip(")")
+    if place == "end of document":
+        place = f"line {len(text.splitlines()) or 1}"
+    return f"{path}, {place}: {what}."
+
+
+class _Reader:
+    """Turns parsed TOML into structs, one setting at a time, so that each error knows its path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def _error(self, where: str, message: str, hint: str = "") -> ConfigError:
+        return ConfigError(f"{self._path}: '{where}' {message}.", hint=hint)
+
+    def struct(self, raw: Any, kind: type[Any], where: str) -> Any:
+        if type(raw) is not dict:
+            raise self._error(where, f"is a table: expected [{where}]")
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        prefix = f"{where}." if where else ""
+        for key in raw:
+            if key not in fields:
+                raise self._error(prefix + key, "is not a setting", nearest(key, fields))
+        for field in fields.values():
+            if field.required and field.name not in raw:
+                raise self._error(prefix + field.name, "is missing")
+        values = {key: self._value(value, fields[key].type, prefix + key) for key, value in raw.items()}
+        if kind is Gateway:
+            values.setdefault("data", self._folder(str(Gateway().data)))
+        elif kind is Config:
+            values.setdefault("gateway", self.struct({}, Gateway, "gateway"))
+        return kind(**values)
+
+    def _value(self, raw: Any, kind: Any, where: str) -> Any:
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            return self.struct(raw, kind, where)
+        if get_origin(kind) is dict:
+            return self._targets(raw, where)
+        if kind is Path:
+            return self._folder(self._leaf(raw, str, where))
+        value = self._leaf(raw, kind, where)
+        try:
+            if where == "mqtt.listen":
+                _host_and_port(value)
+            elif where.endswith(".url"):
+                _check_url(value)
+        except ValueError as error:
+            raise self._error(where, f"is wrong: {error}") from None
+        return value
+
+    def _leaf(self, raw: Any, kind: Any, where: str) -> Any:
+        unit = _unit(kind)
+        try:
+            return msgspec.convert(raw if unit is None else unit.parse(raw), kind)
+        except ValueError:  # msgspec's own ValidationError is one too; what it says is in terms of Python
+            raise self._error(where, f"is {_shown(raw)}: expected {_expected(kind)}") from None
+
+    def _targets(self, raw: Any, where: str) -> dict[str, HttpCloudEvents]:
+        if type(raw) is not dict:
+            raise self._error(where, "holds tables: expected [targets.NAME]")
+        return {name: self._target(target, f"{where}.{name}") for name, target in raw.items()}
+
+    def _target(self, raw: Any, where: str) -> HttpCloudEvents:
+        # The type first: it decides which settings there are.
+        if type(raw) is dict and type(kind := raw.get("type")) is str and kind not in TARGETS:
+            raise self._error(f"{where}.type", f"is {_shown(kind)}: no such type of target", nearest(kind, TARGETS))
+        target: HttpCloudEvents = self.struct(raw, HttpCloudEvents, where)
+        return target
+
+    def _folder(self, text: str) -> Path:
+        # Not resolve(): a link stays a link, so that what it points to can be moved.
+        return Path(os.path.abspath(self._path.parent / Path(text).expanduser()))
+
+
+def _host_and_port(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError('expected an address and a port such as "127.0.0.1:1883" or "[::1]:1883"')
+    return host, int(port)
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
+        raise ValueError('expected a URL such as "https://example.org/on-event"')
+    if parts.username is not None:
+        raise ValueError("a URL with a password in it would show up in logs")
+
+
+# --- What a setting looks like, for messages, the template and the documentation ----------------------------------
+
+
+def _meta(kind: Any) -> Meta | None:
+    return next((item for item in get_args(kind)[1:] if isinstance(item, Meta)), None)
+
+
+def _unit(kind: Any) -> _Unit | None:
+    meta = _meta(kind) if get_origin(kind) is Annotated else None
+    return meta.extra["unit"] if meta is not None and meta.extra else None
+
+
+def _shown(raw: Any) -> str:
+    if type(raw) is str:
+        return json.dumps(raw if len(raw) <= 40 else raw[:40] + "…", ensure_ascii=False)
+    if type(raw) is dict:
+        return "a table"
+    if type(raw) is list:
+        return "a list"
+    return str(raw).lower() if type(raw) is bool else str(raw)[:40]
+
+
+def _expected(kind: Any) -> str:
+    """What may stand there, in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(kind))
+    meta, unit = (_meta(kind), _unit(kind)) if get_origin(kind) is Annotated else (None, None)
+    base = get_args(kind)[0] if meta is not None else kind
+    if base is str:
+        if meta is not None and meta.pattern:
+            return "1 to 64 letters, digits, '_', '.' or '-', the first a letter or digit"
+        return f"a text of at most {meta.max_length} characters" if meta is not None else "a text in quotes"
+    name = f"a {unit.name}" if unit else "a whole number" if base is int else "a number"
+    if meta is None:
+        return name
+    show = unit.show if unit else str
+    return f"{name} from {show(meta.ge)} to {show(meta.le)}"  # type: ignore[arg-type]
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One line of the documentation."""
+
+    table: str
+    name: str
+    default: str
+    """In TOML; empty where it must be given."""
+    doc: str
+
+
+def _texts() -> dict[str, dict[str, str]]:
+    """The text under each field of each struct of this file, and under `""` that of the struct itself."""
+    tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+    texts: dict[str, dict[str, str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found = texts[node.name] = {"": ast.get_docstring(node) or ""}
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                if (
+                    isinstance(field, ast.AnnAssign)
+                    and isinstance(field.target, ast.Name)
+                    and isinstance(text, ast.Expr)
+                    and isinstance(text.value, ast.Constant)
+                ):
+                    found[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return texts
+
+
+def _tables() -> list[tuple[str, type[msgspec.Struct]]]:
+    tables = [(field.name, field.type) for field in msgspec.structs.fields(Config) if field.name != "targets"]
+    return [*tables, *(("targets.NAME", kind) for kind in TARGETS.values())]
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting, in the order of the file."""
+    texts = _texts()
+    for table, kind in _tables():
+        for field in msgspec.structs.fields(kind):
+            yield Setting(table, field.name, _default(field), texts[kind.__name__][field.name])
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return json.dumps(get_args(field.type)[0]) if get_origin(field.type) is Literal else ""
+    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    unit = _unit(field.type)
+    if unit is not None:
+        return unit.show(value)
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def default_text() -> str:
+    """A configuration file for a person to start from: every setting with its default, as a comment."""
+    texts = _texts()
+    lines = [
+        "# The configuration of an edge gateway. A line that starts with '#' shows a default.",
+        '# Durations: "500ms", "10s", "5m", "1h", or a number of seconds.',
+        '# Sizes: "64KiB", "64MiB", "2GiB", or a number of bytes.',
+    ]
+    for table, kind in _tables():
+        # A target is an example and stays a comment as a whole; its name is free.
+        mark, shown = ("# ", "targets.cloud") if table == "targets.NAME" else ("", table)
+        lines += ["", f"# {texts[kind.__name__]['']}", f"{mark}[{shown}]"]
+        for setting in (setting for setting in settings() if setting.table == table):
+            default = setting.default or '"https://example.org/on-event"'
+            lines += [*(f"# {line}" for line in setting.doc.splitlines()), f"# {setting.name} = {default}"]
+    return "\n".join(lines) + "\n"
