@@ -1,0 +1,34 @@
+"""Device keys: 256 random bits, shown once as text, kept only as a digest.
+
+A key that is random throughout needs no slow hash: there is no dictionary to try.
+"""
+
+from __future__ import annotations
+
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import sha256
+from hmac import compare_digest
+
+KEY_BYTES = 32
+_TEXT_LENGTH = 43
+NOBODY = sha256(secrets.token_bytes(KEY_BYTES)).digest()
+"""The digest of a key that nobody has: what an unknown device's key is compared with."""
+
+
+def new_key() -> tuple[str, bytes]:
+    """A new key as URL-safe base64 text without padding, and the digest to keep of it."""
+    key = secrets.token_bytes(KEY_BYTES)
+    return urlsafe_b64encode(key).rstrip(b"=").decode(), sha256(key).digest()
+
+
+def key_matches(text: bytes, digest: bytes) -> bool:
+    """Whether `text` is the key with that digest. The time taken says nothing about the digest.
+
+    What is no key at all is hashed and compared all the same: it takes as long as a wrong key.
+    """
+    try:
+        key = urlsafe_b64decode(text + b"=") if len(text) == _TEXT_LENGTH else b""
+    except ValueError:
+        key = b""
+    return compare_digest(sha256(key).digest(), digest) and len(key) == KEY_BYTES

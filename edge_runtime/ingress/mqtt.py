@@ -1,0 +1,249 @@
+"""The MQTT front door: devices connect here, and commands leave here.
+
+Topics and promises as in `docs/wire.md`. What the standard leaves open, or a device does not need, is decided so:
+
+- A PUBACK leaves when the message is durable. A message that cannot be stored is not acknowledged; the connection stops
+  being read and is closed after `MqttLimits.linger`, since most clients send again only on a new connection.
+- QoS 2 is not offered (publishing with it closes the connection, subscriptions are granted QoS 1), nor are retained
+  messages (the flag is ignored), wills (ignored, with a line in the log) and sessions (none is ever present: commands
+  wait in the outbox and are sent when the device subscribes again).
+- Publishing outside its own tree closes a device's connection, subscribing is refused; each is a security-log line.
+- One connection per device: a new one takes over from the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from devices.registry import Registry
+from edge_runtime.clock import Clock
+from edge_runtime.errors import EdgeError
+from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.meters import Counters, Histogram
+from edge_runtime.ingress.mqtt_connection import Connection
+from edge_runtime.ingress.throttle import SECOND, FailedLogins, ThrottledLog
+from edge_runtime.ingress.wheel import Wheel
+from edge_runtime.journal.records import Command
+
+MAX_STEP = 2
+"""Ticks that pass at most between two turns of the wheel: while the gateway stood still, it did not listen."""
+REFUSALS_HELD = 128
+"""Connections that wait for their refusal at a time; beyond these a refusal is told at once."""
+STOP_TIMEOUT = 5.0
+"""Seconds that a stop waits for what is being stored: far beyond a slow SD card's fsync."""
+
+
+class MqttLimits(msgspec.Struct, frozen=True):
+    """Bounds on connections. Times are in whole seconds, sizes in bytes."""
+
+    max_packet: int = 256 << 10
+    max_connections: int = 10_000
+    max_unacknowledged: int = 256
+    """Messages of one connection that wait for the journal before it is read no more (plus those of one segment)."""
+    max_unacknowledged_bytes: int = 1 << 20
+    max_unacknowledged_total: int = 64 << 20
+    """The same over all connections together."""
+    connect_timeout: int = 10
+    """For the CONNECT to arrive: a board on a bad link needs two or three of them."""
+    idle: int = 1200
+    """For devices that ask for no keep-alive."""
+    linger: int = 5
+    """Between a message that could not be stored and the closing of its connection."""
+    close_timeout: int = 10
+    """For a peer to take the last bytes before its connection is cut."""
+
+
+class MqttFrontDoor:
+    """Listens for devices. Implements `flows.ports.Outlet`."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        registry: Registry,
+        clock: Clock,
+        *,
+        security: Callable[[str], None],
+        log: Callable[[str], None],
+        limits: MqttLimits | None = None,
+    ) -> None:
+        """`security` and `log` take lines of the security and the operations log; both are throttled here."""
+        self.admission = admission
+        self.registry = registry
+        self.clock = clock
+        self.limits = limits or MqttLimits()
+        self.security = ThrottledLog(security, clock)
+        self.log = ThrottledLog(log, clock)
+        self.counters = Counters()
+        self.latency = Histogram()
+        """From the receipt of a message to the writing of its PUBACK."""
+        self.on_listening: Callable[[str], None] = _nobody
+        """Called with the id of a device that has subscribed to its commands."""
+        self.wheel: Wheel[Connection] = Wheel()
+        self.unacknowledged = 0
+        """Bytes of messages that wait for the journal, over all connections."""
+        self.held: set[Connection] = set()
+        """Connections that would be read again but for `max_unacknowledged_total`."""
+        self.stopping = False
+        self._connections: set[Connection] = set()
+        self._devices: dict[str, Connection] = {}
+        self._failures = FailedLogins(clock)
+        self._refusing: set[Connection] = set()
+        self._output: list[Connection] = []
+        self._acknowledged: list[int] = []
+        self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._turned = clock.monotonic()
+        self._empty = asyncio.Event()
+        registry.watch(self._device_changed)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen on `host`:`port` (0: any free port); returns the port. Raises EdgeError."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._server = await self._loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        self._turned = self.clock.monotonic()
+        self._timer = self._loop.call_later(1.0, self._on_timer)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def stop(self) -> None:
+        """Take no more connections and messages, acknowledge what is being stored, and close."""
+        self.stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._server is not None:
+            self._server.close()
+        if self._connections:
+            for connection in list(self._connections):
+                connection.wind_up()
+            try:
+                await asyncio.wait_for(self._empty.wait(), STOP_TIMEOUT)
+            except TimeoutError:
+                for connection in list(self._connections):
+                    connection.cut()
+                await self._empty.wait()
+
+    def deliver(self, command: Command) -> bool:
+        """As `Outlet.deliver`."""
+        connection = self._devices.get(command.device)
+        if connection is None or not connection.deliver(command):
+            return False
+        self.counters.commands += 1
+        return True
+
+    def tick(self) -> None:
+        """Let deadlines take effect up to the clock's time; called every second."""
+        ticks = (self.clock.monotonic() - self._turned) // SECOND
+        self._turned += ticks * SECOND
+        for _ in range(min(ticks, MAX_STEP)):
+            for connection in self.wheel.turn():
+                connection.expired()
+
+    def _on_timer(self) -> None:
+        assert self._loop is not None
+        self._timer = self._loop.call_later(1.0, self._on_timer)
+        self.tick()
+
+    def _device_changed(self, device: str) -> None:
+        connection = self._devices.get(device)
+        if connection is not None:
+            connection.drop("the device was blocked or given a new key")
+
+    # What connections tell
+
+    def joined(self, connection: Connection) -> bool:
+        """A connection was made; False if there is no room for it."""
+        self._connections.add(connection)
+        self._empty.clear()
+        self.counters.connections += 1
+        if self.stopping or len(self._connections) > self.limits.max_connections:
+            self.counters.turned_away += 1
+            self.log(f"a connection from {connection.name} was turned away: {self.limits.max_connections} are open")
+            return False
+        self.wheel.put(connection)
+        return True
+
+    def entered(self, connection: Connection, device: str) -> None:
+        """A device has shown its key; it has one connection, the newest ([MQTT-3.1.4-2])."""
+        self.counters.accepted += 1
+        self.registry.last_seen[device] = self.clock.now()
+        old = self._devices.get(device)
+        if old is not None:
+            old.drop(f"the device connected again, as {connection.name}")
+        self._devices[device] = connection
+
+    def closing(self, connection: Connection, device: str) -> None:
+        """A connection is being closed: nothing is delivered to it any more."""
+        self.held.discard(connection)
+        self._refusing.discard(connection)
+        if self._devices.get(device) is connection:
+            del self._devices[device]
+
+    def left(self, connection: Connection, device: str) -> None:
+        """A connection is gone."""
+        self.closing(connection, device)
+        self.wheel.remove(connection)
+        self._connections.discard(connection)
+        self.counters.connections -= 1
+        if not self._connections:
+            self._empty.set()
+
+    def delay_of_refusal(self, connection: Connection, address: str) -> int:
+        """Seconds that `connection`, from `address`, waits for its refusal; it is to be closed then."""
+        delay = self._failures.delay(address)
+        if not delay or len(self._refusing) >= REFUSALS_HELD:
+            return 0
+        self._refusing.add(connection)
+        return delay
+
+    def relax(self) -> None:
+        """Something was settled: read again from those held back, if there is room for what they send."""
+        if self.unacknowledged <= self.limits.max_unacknowledged_total // 2:
+            held, self.held = self.held, set()
+            for connection in held:
+                connection.reconsider()
+
+    def note_acknowledged(self, received: int) -> None:
+        """A PUBACK goes out with the next flush, for a message of that time."""
+        self._acknowledged.append(received)
+
+    def has_output(self, connection: Connection) -> None:
+        """A connection has something to send: all of them send at the end of this turn of the loop."""
+        if not self._output:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._output.append(connection)
+
+    def _flush(self) -> None:
+        output, self._output = self._output, []
+        for connection in output:
+            connection.flush()
+        if self._acknowledged:
+            now = self.clock.monotonic()
+            record = self.latency.record
+            for received in self._acknowledged:
+                record(now - received)
+            self.counters.acknowledged += len(self._acknowledged)
+            self._acknowledged.clear()
+
+
+def _nobody(_device: str) -> None:
+    """Nobody waits for devices."""
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> EdgeError:
+    where = f"the MQTT front door cannot listen on {host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        return EdgeError(
+            f"{where}: the port is in use",
+            hint="Stop what listens there (another gateway, a broker?), or set 'mqtt.listen' to another port.",
+        )
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return EdgeError(f"{where}: {reason}", hint="Set 'mqtt.listen' to an address and port of this machine.")

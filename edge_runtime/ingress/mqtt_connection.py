@@ -1,0 +1,457 @@
+"""One device's MQTT connection: who it is, what it may, what waits to be acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from edge_runtime import wire
+from edge_runtime.events import DEVICE, NAME
+from edge_runtime.ingress.admission import Settle, Verdict
+from edge_runtime.journal.records import Command
+from edge_runtime.proto import mqtt
+
+if TYPE_CHECKING:
+    from edge_runtime.ingress.mqtt import MqttFrontDoor
+
+ROUTES = 64
+"""Topics per connection whose meaning is remembered."""
+SUBSCRIPTIONS = 16
+"""Filters per connection; a board needs one."""
+COMMANDS_IN_FLIGHT = 32
+"""Commands sent and not yet acknowledged; the rest wait in the outbox."""
+OVERHEAD = 512
+"""What a message in waiting costs beside its payload, roughly, in bytes."""
+REFUSED_FILTER = 0x80
+
+Route = Callable[[bytes, str, Settle], None]
+
+
+class State(IntEnum):
+    """Where a connection stands."""
+
+    WAITING = 0
+    """For its CONNECT."""
+    OPEN = 1
+    REFUSING = 2
+    """Its key was wrong; it will be told so after a delay."""
+    CLOSING = 3
+
+
+class Message:
+    """A PUBLISH between its arrival and its acknowledgement."""
+
+    __slots__ = ("connection", "packet_id", "received", "size", "verdict")
+
+    def __init__(self, connection: Connection, packet_id: int, received: int, size: int) -> None:
+        self.connection = connection
+        self.packet_id = packet_id
+        """0 for QoS 0, which is not acknowledged."""
+        self.received = received
+        self.size = size
+        self.verdict: Verdict | None = None
+
+    def settle(self, verdict: Verdict) -> None:
+        """Admission has decided."""
+        self.verdict = verdict
+        self.connection.settled()
+
+
+class Connection(asyncio.Protocol):
+    """The asyncio protocol of one connection. Its deadline (keep-alive and the like) is watched by the door's wheel."""
+
+    __slots__ = (
+        "_device",
+        "_door",
+        "_heard",
+        "_in_flight",
+        "_last_id",
+        "_machine",
+        "_mute",
+        "_out",
+        "_patience",
+        "_paused",
+        "_peer",
+        "_routes",
+        "_state",
+        "_subscriptions",
+        "_transport",
+        "_tree",
+        "_unacknowledged",
+        "_waiting",
+        "_writing_paused",
+        "deadline",
+        "dirty",
+        "slot",
+    )
+
+    def __init__(self, door: MqttFrontDoor) -> None:
+        limits = door.limits
+        self.deadline = door.wheel.now + limits.connect_timeout + 1
+        self.slot = -1
+        self.dirty = False
+        """Whether the door knows that there is something to send."""
+        self._door = door
+        self._machine = mqtt.ServerMachine(max_packet=limits.max_packet)
+        self._state = State.WAITING
+        self._device = ""
+        self._tree = ""
+        self._peer = ""
+        self._patience = 0
+        self._heard = 0
+        self._mute = False
+        self._paused = False
+        self._writing_paused = False
+        self._routes: dict[str, Route] = {}
+        self._subscriptions: dict[str, int] = {}
+        self._in_flight: dict[int, bytes] = {}
+        self._last_id = 0
+        self._waiting: deque[Message] = deque()
+        self._unacknowledged = 0
+        self._out: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def name(self) -> str:
+        """The device and its address, for log lines."""
+        return f"'{self._device}' ({self._peer})" if self._device else self._peer
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        self._transport = cast(asyncio.Transport, transport)
+        host, port, *_ = transport.get_extra_info("peername") or ("unknown", 0)
+        self._peer = f"{host}:{port}"
+        if not self._door.joined(self):
+            self._state = State.CLOSING
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called by asyncio. What waits in admission goes on without us; the device will send it again."""
+        self._state = State.CLOSING
+        self._transport = None
+        self._out.clear()
+        self._door.left(self, self._device)
+
+    def pause_writing(self) -> None:
+        """Called by asyncio: the peer does not read what we send, so no more is read from it."""
+        self._writing_paused = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        """Called by asyncio."""
+        self._writing_paused = False
+        self.reconsider()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio: a segment, with any number of packets in it."""
+        door = self._door
+        self._heard = door.wheel.now
+        now = door.clock.monotonic()
+        for packet in self._machine.feed(data):
+            if self._state > State.OPEN:
+                return  # [MQTT-3.1.4-5]
+            if type(packet) is mqtt.Publish:
+                self._publish(packet, now)
+            else:
+                self._control(packet)
+        limits = door.limits
+        if (
+            len(self._waiting) > limits.max_unacknowledged
+            or self._unacknowledged > limits.max_unacknowledged_bytes
+            or door.unacknowledged > limits.max_unacknowledged_total
+        ):
+            self._pause()
+
+    # What the device sends
+
+    def _publish(self, packet: mqtt.Publish, now: int) -> None:
+        topic = packet.topic
+        route = self._routes.get(topic) or self._find_route(topic)
+        door = self._door
+        if route is None:
+            door.counters.trespasses += 1
+            door.security(f"device {self.name} published on {_shown(topic)}, outside {self._tree}; connection closed")
+            self._close()
+            return
+        payload = packet.payload
+        size = len(payload) + OVERHEAD
+        message = Message(self, packet.packet_id, now, size)
+        self._waiting.append(message)
+        self._unacknowledged += size
+        door.unacknowledged += size
+        door.counters.messages += 1
+        route(payload, topic, message.settle)
+
+    def _find_route(self, topic: str) -> Route | None:
+        if not topic.startswith(self._tree):
+            return None
+        admission = self._door.admission
+        place, _, kind = topic[len(self._tree) :].partition("/")
+        route: Route
+        if place == "replies" and not kind:
+            route = partial(admission.submit_reply, self._device)
+        elif place == "events" and NAME.fullmatch(kind):
+            route = partial(admission.submit, self._device, kind)
+        elif topic == f"{self._tree}events":
+            route = partial(admission.submit, self._device, None)
+        else:
+            # Closing the connection would make the device send it for ever.
+            route = partial(admission.submit_dead, self._device, "no event or reply belongs on this topic")
+        if len(self._routes) >= ROUTES:
+            self._routes.clear()
+        self._routes[topic] = route
+        return route
+
+    def _control(self, packet: mqtt.Packet | mqtt.ProtocolViolation) -> None:
+        match packet:
+            case mqtt.Connect():
+                self._connect(packet)
+            case mqtt.PubAck():
+                self._in_flight.pop(packet.packet_id, None)
+            case mqtt.PingReq():
+                self._door.registry.last_seen[self._device] = self._door.clock.now()
+                self.send(mqtt.PINGRESP)
+            case mqtt.Subscribe():
+                self._subscribe(packet)
+            case mqtt.Unsubscribe():
+                for pattern in packet.filters:
+                    self._subscriptions.pop(pattern, None)
+                self.send(mqtt.unsuback(packet.packet_id))
+            case mqtt.Disconnect():
+                self._close()
+            case mqtt.ProtocolViolation():
+                self._door.counters.violations += 1
+                self._door.log(f"the connection of {self.name} was closed: {packet}")
+                if packet.answer:
+                    self.send(packet.answer)
+                self._close()
+
+    def _connect(self, packet: mqtt.Connect) -> None:
+        door = self._door
+        device, key = packet.user_name, packet.password
+        if device is None or key is None or not DEVICE.fullmatch(device):
+            self._refuse(mqtt.ConnectCode.BAD_CREDENTIALS, device, "no device id and key as user name and password")
+            return
+        if not door.registry.verify(device, key):
+            self._refuse(mqtt.ConnectCode.NOT_AUTHORISED, device, "wrong key, unknown device or blocked device")
+            return
+        self._device = device
+        self._tree = f"/devices/{device}/"
+        self._state = State.OPEN
+        self._patience = (packet.keep_alive * 3 + 1) // 2 + 1 if packet.keep_alive else door.limits.idle
+        self._heard = door.wheel.now
+        self.deadline = self._heard + self._patience
+        door.wheel.put(self)
+        door.entered(self, device)
+        if packet.will is not None:
+            door.log(f"device {self.name} left a will; wills are not offered here, it is ignored")
+        # No session outlives a connection: commands wait in the outbox instead, so none is ever "present".
+        self.send(mqtt.connack(mqtt.ConnectCode.ACCEPTED))
+
+    def _refuse(self, code: mqtt.ConnectCode, device: str | None, why: str) -> None:
+        door = self._door
+        door.counters.failed_logins += 1
+        door.security(f"refused {'a client' if device is None else _shown(device)} from {self._peer}: {why}")
+        self.send(mqtt.connack(code))
+        delay = door.delay_of_refusal(self, self._peer.rpartition(":")[0])
+        if not delay:
+            self._close()
+            return
+        self._state = State.REFUSING
+        self._pause()
+        self.deadline = door.wheel.now + delay
+        door.wheel.put(self)
+
+    def _subscribe(self, packet: mqtt.Subscribe) -> None:
+        codes = []
+        listening = False
+        for pattern, qos in packet.filters:
+            if not pattern.startswith(self._tree):
+                self._door.counters.trespasses += 1
+                self._door.security(
+                    f"device {self.name} wanted to subscribe to {_shown(pattern)}, outside {self._tree}; refused"
+                )
+                codes.append(REFUSED_FILTER)
+            elif pattern not in self._subscriptions and len(self._subscriptions) >= SUBSCRIPTIONS:
+                codes.append(REFUSED_FILTER)
+            else:
+                granted = min(qos, 1)
+                self._subscriptions[pattern] = granted
+                codes.append(granted)
+                listening = listening or pattern[len(self._tree) :].partition("/")[0] in ("commands", "+", "#")
+        self.send(mqtt.suback(packet.packet_id, codes))
+        if listening:
+            self._door.on_listening(self._device)
+
+    # What admission decides
+
+    def settled(self) -> None:
+        """A message has its verdict: acknowledge all that have theirs, in the order in which they came."""
+        door = self._door
+        counters = door.counters
+        waiting = self._waiting
+        while waiting and (verdict := waiting[0].verdict) is not None:
+            message = waiting.popleft()
+            self._unacknowledged -= message.size
+            door.unacknowledged -= message.size
+            if verdict is Verdict.REFUSED:
+                counters.refused += 1
+                if message.packet_id:
+                    self._silence()
+                continue
+            if verdict is Verdict.DUPLICATE:
+                counters.duplicates += 1
+            elif verdict is Verdict.DEAD:
+                counters.dead += 1
+            if message.packet_id and not self._mute and self._state is State.OPEN:
+                door.note_acknowledged(message.received)
+                self.send(mqtt.puback(message.packet_id))
+        if self._paused:
+            self.reconsider()
+        if door.held:
+            door.relax()
+        if not waiting and door.stopping:
+            self._close()
+
+    def _silence(self) -> None:
+        """Acknowledge nothing more and close after a while.
+
+        Most clients send again only on a new connection, so it must be closed; not at once, or a full disk would have
+        every board reconnecting without a pause.
+        """
+        if self._mute or self._state is not State.OPEN:
+            return
+        self._mute = True
+        self._pause()
+        self._door.log(f"a message of {self.name} could not be stored and was not acknowledged; it will be sent again")
+        self.deadline = self._door.wheel.now + self._door.limits.linger
+        self._door.wheel.put(self)
+
+    # What the gateway sends
+
+    def deliver(self, command: Command) -> bool:
+        """Send a command if the device has subscribed to it; True if it is on its way to the device."""
+        if self._state is not State.OPEN or self._mute or self._writing_paused:
+            return False
+        topic = f"{self._tree}commands/{command.name}"
+        granted = [qos for pattern, qos in self._subscriptions.items() if mqtt.matches(pattern, topic)]
+        if not granted:
+            return False
+        if command.id in self._in_flight.values():
+            return True  # TCP has it; sending it twice on one connection would not bring it there sooner
+        qos = max(granted)
+        packet_id = 0
+        if qos:
+            if len(self._in_flight) >= COMMANDS_IN_FLIGHT:
+                return False
+            packet_id = self._next_id()
+            self._in_flight[packet_id] = command.id
+        message = wire.CommandMessage(command.id, command.expires, command.name, command.args, command.cause)
+        self.send(mqtt.publish(topic, wire.encode_command(message), qos=qos, packet_id=packet_id))
+        return True
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % 65_535 + 1
+            if self._last_id not in self._in_flight:  # [MQTT-2.3.1-2]
+                return self._last_id
+
+    def send(self, packet: bytes) -> None:
+        """Have `packet` leave with whatever else this turn of the event loop brings."""
+        self._out.append(packet)
+        if not self.dirty:
+            self.dirty = True
+            self._door.has_output(self)
+
+    def flush(self) -> None:
+        """Hand what there is to send to the transport."""
+        self.dirty = False
+        if self._out and self._transport is not None and self._state is not State.REFUSING:
+            out, self._out = self._out, []
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    # Reading, waiting, closing
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def reconsider(self) -> None:
+        """Read again if nothing speaks against it any more."""
+        door = self._door
+        limits = door.limits
+        if (
+            not self._paused
+            or self._writing_paused
+            or self._mute
+            or door.stopping
+            or self._state is not State.OPEN
+            or len(self._waiting) > limits.max_unacknowledged // 2
+            or self._unacknowledged > limits.max_unacknowledged_bytes // 2
+        ):
+            return
+        if door.unacknowledged > limits.max_unacknowledged_total // 2:
+            door.held.add(self)
+            return
+        if self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._heard = door.wheel.now
+            self._transport.resume_reading()
+
+    def expired(self) -> None:
+        """The wheel says that the deadline has come; for an open connection that may have moved meanwhile."""
+        door = self._door
+        if self._state is State.OPEN and not self._mute:
+            if self._paused and not self._writing_paused:
+                self._heard = door.wheel.now  # it is we who do not listen
+            self.deadline = self._heard + self._patience
+            if self.deadline > door.wheel.now:
+                door.wheel.put(self)
+                return
+            door.log(f"device {self.name} was silent for longer than 1.5 times its keep-alive; connection closed")
+        elif self._state is State.WAITING:
+            door.log(f"{self._peer} sent no CONNECT in time; connection closed")
+        elif self._state is State.CLOSING:
+            self.cut()
+            return
+        self._close()
+
+    def drop(self, why: str) -> None:
+        """Close the connection, with a line in the log."""
+        self._door.log(f"the connection of {self.name} was closed: {why}")
+        self._close()
+
+    def wind_up(self) -> None:
+        """The gateway stops: read no more, acknowledge what is being stored, then close."""
+        if self._waiting and self._state is State.OPEN:
+            self._pause()
+        else:
+            self._close()
+
+    def cut(self) -> None:
+        """Close the connection at once, whatever is still to be sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close(self) -> None:
+        if self._state is State.CLOSING:
+            return
+        self._state = State.CLOSING
+        self.flush()
+        self._door.closing(self, self._device)
+        self.deadline = self._door.wheel.now + self._door.limits.close_timeout
+        self._door.wheel.put(self)
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _shown(text: str) -> str:
+    """Text of a stranger, fit for one line of a log."""
+    return ascii(text if len(text) <= 80 else text[:80] + "...")
