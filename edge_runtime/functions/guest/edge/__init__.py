@@ -1,0 +1,18 @@
+"""Functions for the edge gateway: what an app imports.
+
+    from edge import App
+
+    app = App("greenhouse")
+
+    @app.on("climate", where="temperature > 30")
+    def overheat(event, ctx):
+        ctx.command(event.device, "fan", {"on": True})
+
+The same package runs in the gateway's sandbox and on your machine, where `edge.testing` tests an app with pytest.
+"""
+
+from edge._app import App, AppError, OnTrigger, RouteTrigger
+from edge._context import Context, NotGranted
+from edge._event import Event
+
+__all__ = ["App", "AppError", "Context", "Event", "NotGranted", "OnTrigger", "RouteTrigger"]

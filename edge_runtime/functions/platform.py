@@ -1,0 +1,244 @@
+"""The function platform: checks apps, keeps their versions, runs their functions in the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edge_runtime.clock import Clock
+from edge_runtime.errors import DeployError
+from edge_runtime.events import NAME, Event
+from edge_runtime.flows.ports import Outcome
+from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.pool import LoadFailed, Pool
+from edge_runtime.functions.sandbox import build, cache, compile
+from edge_runtime.functions.sandbox.cache import Progress
+from edge_runtime.functions.sandbox.jail import JailReport
+from edge_runtime.functions.sandbox.protocol import Loaded
+from edge_runtime.functions.stats import FunctionStats, Recorder
+from edge_runtime.functions.versions import AppFiles, Versions, read_source
+from edge_runtime.manifest import FunctionRef, Manifest, Route
+
+STOCK = 2
+"""Virgin instances that each executor keeps ready: 2.5 MiB each."""
+
+MAX_TRIGGERS = 200
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """An app that the sandbox has loaded once."""
+
+    manifest: Manifest
+    version: str
+    cold_start_us: int
+    """Microseconds from its source to its being ready."""
+    content: AppFiles
+
+
+class ExecutorReport(msgspec.Struct, frozen=True):
+    """One executor process."""
+
+    pid: int
+    jail: JailReport | None
+    """What confines it; None while it is being started."""
+    startup_us: int
+    apps: int
+    restarts: int
+    memory: int
+    """Its proportional share of memory (PSS) in bytes; 0 where the kernel does not tell us."""
+    problem: str
+    """Why it does not run; empty where it does."""
+
+
+class PlatformReport(msgspec.Struct, frozen=True):
+    """The sandbox as `edge doctor` shows it."""
+
+    guest: str
+    """The guest's version."""
+    wasm: str
+    """The guest's file."""
+    compiled: str
+    """Its machine code."""
+    limits: Limits
+    executors: list[ExecutorReport]
+
+
+class FunctionPlatform:
+    """Runs functions; implements the port `Invoker`.
+
+    `apps` is the folder that keeps the versions, `executors` the number of sandbox processes, `cache_folder` where
+    the guest is kept once built.
+    """
+
+    def __init__(
+        self,
+        apps: Path,
+        clock: Clock,
+        *,
+        executors: int = 1,
+        limits: Limits | None = None,
+        cache_folder: Path | None = None,
+        stock: int = STOCK,
+    ) -> None:
+        self._versions = Versions(apps)
+        self._clock = clock
+        self._executors = executors
+        self._limits = limits or Limits()
+        self._cache = cache_folder or cache.default_folder()
+        self._stock = stock
+        self._pool: Pool | None = None
+        self._recorder = Recorder()
+        self._guest = ""
+        self._wasm = self._compiled = Path()
+
+    async def start(self, progress: Progress | None = None) -> None:
+        """Build and compile the guest where that has not been done, and start the executors.
+
+        `progress` is told (in this event loop) what is going on and how much of it is done, between 0 and 1.
+        """
+        loop = asyncio.get_running_loop()
+
+        def report(what: str, fraction: float) -> None:
+            if progress is not None:
+                loop.call_soon_threadsafe(progress, what, fraction)
+
+        await asyncio.to_thread(self._prepare, report)
+        pool = Pool(self._compiled, self._executors, self._stock)
+        await pool.start()
+        self._pool = pool
+
+    def _prepare(self, progress: Progress) -> None:
+        self._guest = build.guest_version()
+        self._wasm = build.built(self._cache, progress)
+        self._compiled = compile.compiled(self._wasm, self._guest, self._cache, progress)
+
+    async def stop(self) -> None:
+        """End the executors; calls under way become `Unavailable`."""
+        if self._pool is not None:
+            await self._pool.stop()
+
+    async def check(self, source: Mapping[str, bytes] | Path, limits: Limits | None = None) -> Checked:
+        """Load an app in the sandbox, to see whether it is one; nothing is kept.
+
+        `source` is the app's file, or its name and content. Raises `DeployError` with file, line and reason.
+        """
+        content = AppFiles(read_source(source), limits or self._limits, self._guest)
+        try:
+            loaded = await self._running.try_load(_request(content), content.limits)
+        except LoadFailed as failure:
+            raise _explained(failure, content.entry) from None
+        manifest = _manifest(loaded, content.entry)
+        return Checked(manifest, content.version, loaded.micros, content)
+
+    async def store(self, checked: Checked) -> None:
+        """Keep a checked version, durably, until it is needed."""
+        await asyncio.to_thread(self._versions.write, checked.content, checked.manifest)
+
+    async def load(self, app: str, version: str) -> Manifest:
+        """Make a stored version ready to be invoked. Raises `NotFound` or `DeployError`."""
+        content, manifest = await asyncio.to_thread(self._versions.read, app, version)
+        started = self._clock.monotonic()
+        try:
+            loaded = await self._running.load((app, version), _request(content), content.limits)
+        except LoadFailed as failure:
+            raise _explained(failure, content.entry) from None
+        if loaded is None:
+            return manifest
+        self._recorder.loaded(self._clock.monotonic() - started)
+        return _manifest(loaded, content.entry)
+
+    async def unload(self, app: str, version: str) -> None:
+        """Let a version go; it stays stored."""
+        await self._running.unload((app, version))
+
+    async def invoke(self, function: FunctionRef, events: Sequence[Event]) -> Sequence[Outcome]:
+        """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`."""
+        started = self._clock.monotonic()
+        outcomes = await self._running.run(function, events)
+        self._recorder.invoked(outcomes, self._clock.monotonic() - started)
+        return outcomes
+
+    def stats(self) -> FunctionStats:
+        """What was counted since the start."""
+        return self._recorder.snapshot(sum(lane.restarts for lane in self._pool.lanes) if self._pool else 0)
+
+    def report(self) -> PlatformReport:
+        """What runs, and how well it is confined."""
+        executors = []
+        for lane in self._pool.lanes if self._pool else ():
+            ready = lane.remote.ready
+            executors.append(
+                ExecutorReport(
+                    pid=lane.remote.pid,
+                    jail=ready.jail if ready else None,
+                    startup_us=ready.startup if ready else 0,
+                    apps=lane.apps,
+                    restarts=lane.restarts,
+                    memory=_proportional_memory(lane.remote.pid),
+                    problem=lane.problem,
+                )
+            )
+        return PlatformReport(self._guest, str(self._wasm), str(self._compiled), self._limits, executors)
+
+    @property
+    def _running(self) -> Pool:
+        if self._pool is None:
+            raise RuntimeError("the function platform has not been started")
+        return self._pool
+
+
+def _request(content: AppFiles) -> str:
+    """The app as the guest takes it."""
+    limits = content.limits
+    request = {
+        "files": {name: source.decode() for name, source in content.files.items()},
+        "entry": content.entry,
+        "limits": {"output": limits.output, "lines": limits.lines, "effects": limits.effects},
+    }
+    return msgspec.json.encode(request).decode()
+
+
+class _Problem(msgspec.Struct):
+    file: str
+    line: int
+    reason: str
+
+
+def _explained(failure: LoadFailed, entry: str) -> DeployError:
+    try:
+        problem = msgspec.json.decode(failure.problem, type=_Problem)
+    except msgspec.MsgspecError:
+        return DeployError(f"{entry}: {failure or 'the sandbox could not load it'}")
+    place = f"{problem.file}, line {problem.line}" if problem.line else problem.file
+    return DeployError(f"{place}: {problem.reason}"[:4000])
+
+
+def _manifest(loaded: Loaded, entry: str) -> Manifest:
+    """The manifest that the guest reported, checked: a guest is not believed."""
+    try:
+        manifest = msgspec.json.decode(loaded.manifest, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DeployError(f"{entry}: the app's description of itself is malformed ({error})") from None
+    names = [trigger.name for trigger in manifest.triggers]
+    well_formed = (
+        NAME.fullmatch(manifest.app)
+        and "." not in manifest.app
+        and 0 < len(names) == len(set(names)) <= MAX_TRIGGERS
+        and all(NAME.fullmatch(trigger.name) and NAME.fullmatch(trigger.kind) for trigger in manifest.triggers)
+        and all(trigger.start in ("latest", "earliest") for trigger in manifest.triggers)
+        and all(NAME.fullmatch(trigger.to) for trigger in manifest.triggers if isinstance(trigger, Route))
+    )
+    if not well_formed:
+        raise DeployError(f"{entry}: the app's description of itself is malformed")
+    return manifest
+
+
+def _proportional_memory(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")), 0)
+    except OSError:
+        return 0

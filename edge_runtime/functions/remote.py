@@ -1,0 +1,151 @@
+"""An executor process as the gateway sees it: started, asked, watched, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from edge_runtime.errors import EdgeError
+from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Ready, Reply, Request, Splitter, frame
+from edge_runtime.functions.sandbox.spawn import command
+
+START_TIMEOUT = 60.0
+"""Seconds; 0.15 on a desktop, 2 on a small board with a cold disk, more while others use its only core."""
+
+STOP_TIMEOUT = 2.0
+"""Seconds: an executor that is idle ends in milliseconds when its channel closes."""
+
+_STDERR_KEPT = 2000
+
+
+class ExecutorDied(Exception):
+    """The executor ended, or was ended because it was silent for too long."""
+
+
+class _Channel(asyncio.Protocol):
+    """Frames in; whoever waits for one is told."""
+
+    def __init__(self) -> None:
+        self._splitter = Splitter()
+        self._decode = msgspec.msgpack.Decoder(Reply).decode
+        self._waiter: asyncio.Future[Reply] | None = None
+        self._closed = ""
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                reply = self._decode(body)
+                if self._waiter is None or self._waiter.done():
+                    raise msgspec.ValidationError("a reply that nobody asked for")
+                self._waiter.set_result(reply)
+        except (msgspec.MsgspecError, FrameTooLarge) as error:
+            self._close(f"it sent something that is not a reply ({error})")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._close("it ended")
+
+    def expect(self) -> asyncio.Future[Reply]:
+        """The next reply. Fails with `ExecutorDied` when the channel closes."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        if self._closed:
+            self._waiter.set_exception(ExecutorDied(self._closed))
+        return self._waiter
+
+    def _close(self, why: str) -> None:
+        self._closed = self._closed or why
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(ExecutorDied(self._closed))
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Remote:
+    """One executor process, from `start` to `stop`. One request at a time."""
+
+    def __init__(self, compiled: Path, stock: int) -> None:
+        self._compiled = compiled
+        self._stock = stock
+        self._process: Process | None = None
+        self._channel = _Channel()
+        self._reader: asyncio.Task[None] | None = None
+        self._said = b""
+        self.ready: Ready | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 before the start."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self) -> Ready:
+        """Start the process and wait until it is locked. Raises `EdgeError` with what it said."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            arguments = command("edge_runtime.functions.sandbox.executor", str(self._compiled), str(self._stock))
+            self._process = await asyncio.create_subprocess_exec(
+                *arguments, stdin=theirs.fileno(), stdout=DEVNULL, stderr=PIPE, env={}
+            )
+        loop = asyncio.get_running_loop()
+        self._reader = loop.create_task(self._listen())
+        await loop.create_connection(lambda: self._channel, sock=ours)
+        try:
+            reply = await asyncio.wait_for(self._channel.expect(), START_TIMEOUT)
+        except (ExecutorDied, TimeoutError) as error:
+            await self.stop()
+            why = self._said.decode(errors="replace").strip().splitlines()
+            raise EdgeError(f"the sandbox did not start: {why[-1] if why else 'it was silent'}") from error
+        if not isinstance(reply, Ready):
+            await self.stop()
+            raise EdgeError("the sandbox did not start: it answered before it was ready")
+        self.ready = reply
+        return reply
+
+    async def call(self, request: Request, patience: float) -> Reply:
+        """Ask, and wait at most `patience` seconds. Raises `ExecutorDied`, after which this object is spent."""
+        answer = self._channel.expect()
+        assert self._channel.transport is not None
+        self._channel.transport.write(frame(request))
+        deadline = asyncio.get_running_loop().call_later(patience, self._silent)
+        try:
+            return await answer
+        finally:
+            deadline.cancel()
+
+    def _silent(self) -> None:
+        self.kill()
+        self._channel._close("it was silent for too long and was killed")
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def stop(self) -> None:
+        """Close the channel, which ends an idle process; kill it if it does not."""
+        if self._channel.transport is not None:
+            self._channel.transport.abort()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT)
+            except TimeoutError:
+                self.kill()
+                await self._process.wait()
+        if self._reader is not None:
+            await self._reader
+
+    async def _listen(self) -> None:
+        """Keep the end of what the process says on stderr."""
+        assert self._process is not None
+        assert self._process.stderr is not None
+        while data := await self._process.stderr.read(4096):
+            self._said = (self._said + data)[-_STDERR_KEPT:]

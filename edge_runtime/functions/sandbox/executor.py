@@ -1,0 +1,208 @@
+"""The executor: a jailed process that runs guests. It serves one gateway over stdin, one request at a time."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from edge_runtime.flows.ports import Failure
+from edge_runtime.functions.sandbox import cache, jail
+from edge_runtime.functions.sandbox.engine import engine
+from edge_runtime.functions.sandbox.instance import Guests, Instance, Refusal, Stopped
+from edge_runtime.functions.sandbox.protocol import (
+    FrameTooLarge,
+    Load,
+    Loaded,
+    Outcomes,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+    Run,
+    Splitter,
+    Unload,
+    Unloaded,
+    frame,
+)
+from edge_runtime.functions.sandbox.ticker import Ticker
+
+QUANTUM = 20_000
+"""Microseconds after which a run gives way to other apps. A neighbour waits at most that and one event's deadline."""
+
+QUIET = 20
+"""Milliseconds without a request before the stock is filled up: making an instance takes 5, and the first event of an
+app that was just loaded should not wait for it."""
+
+OVERHEAD = 64 * 1024
+"""What an outcome may be larger than the output limit: the description of an error, names and brackets."""
+
+_CHANNEL = 0
+_MEMORY_FAILURE = '{"type":"failed","reason":"memory"'
+
+
+class App:
+    """An app in this executor; `instance` is None after a stop, until the next run."""
+
+    def __init__(self, request: Load) -> None:
+        self.request = request
+        self.instance: Instance | None = None
+
+
+class Executor:
+    """Serves requests with a stock of virgin instances."""
+
+    def __init__(self, guests: Guests, ticker: Ticker, stock: int) -> None:
+        self._guests = guests
+        self._ticker = ticker
+        self._stock: list[Instance] = []
+        self._stock_size = stock
+        self._apps: dict[int, App] = {}
+
+    def restock(self) -> bool:
+        """Make one virgin instance ready if there are too few; answers whether there are still too few."""
+        if len(self._stock) < self._stock_size:
+            with self._ticker:
+                self._stock.append(self._guests.virgin())
+        return len(self._stock) < self._stock_size
+
+    def handle(self, request: Request) -> Reply:
+        """Do what the gateway asks."""
+        match request:
+            case Load():
+                return self._load(request)
+            case Run():
+                return self._run(request)
+            case Unload():
+                self._forget(request.app)
+                return Unloaded(request.call)
+
+    def _load(self, request: Load) -> Reply:
+        self._forget(request.app)
+        app = App(request)
+        started = time.perf_counter_ns()
+        try:
+            manifest = self._instantiate(app)
+        except Refusal as refusal:
+            return Refused(request.call, str(refusal).encode(), "")
+        except Stopped as stopped:
+            detail = stopped.detail
+            if stopped.reason == "timeout":
+                detail = f"loading it took more than {request.load_time // 1000} ms"
+            return Refused(request.call, b"", detail)
+        self._apps[request.app] = app
+        return Loaded(request.call, manifest.encode(), (time.perf_counter_ns() - started) // 1000)
+
+    def _instantiate(self, app: App) -> str:
+        with self._ticker:
+            instance = self._stock.pop() if self._stock else self._guests.virgin(rehearse=False)
+            try:
+                instance.allow_memory(app.request.memory)
+                seed = int.from_bytes(os.urandom(8), "big")
+                manifest = instance.load(app.request.source, seed, app.request.load_time)
+            except (Refusal, Stopped):
+                instance.close()
+                raise
+        app.instance = instance
+        return manifest
+
+    def _run(self, request: Run) -> Reply:
+        outcomes: list[tuple[int, bytes]] = []
+        app = self._apps.get(request.app)
+        if app is None:
+            return Outcomes(request.call, [_failure("crash", "the app is not loaded in this executor", 0)])
+        begun = last = time.perf_counter_ns()
+
+        def done(index: int, outcome: str) -> bool:
+            nonlocal last
+            if index != len(outcomes) or index >= request.count:
+                raise Stopped("output", "the function reported an event that was not its turn")
+            if len(outcome) > request.output + OVERHEAD:
+                raise Stopped("output", f"more than {request.output // 1024} KiB of output")
+            now = time.perf_counter_ns()
+            outcomes.append(((now - last) // 1000, outcome.encode()))
+            last = now
+            if outcome.startswith(_MEMORY_FAILURE):
+                raise Stopped("memory", "")  # this instance's memory never shrinks again
+            return now - begun < QUANTUM * 1000
+
+        try:
+            if app.instance is None:
+                self._instantiate(app)
+                begun = last = time.perf_counter_ns()
+            assert app.instance is not None
+            with self._ticker:
+                app.instance.run(request.function, request.events, request.time, done)
+        except Refusal as refusal:
+            outcomes.append(_failure("error", f"the app no longer loads: {refusal}", last))
+        except Stopped as stopped:
+            if app.instance is not None:
+                app.instance.close()
+                app.instance = None
+            if stopped.reason != "memory":
+                detail = stopped.detail or f"it ran longer than {request.time // 1000} ms"
+                outcomes.append(_failure(stopped.reason, detail, last))
+        if not outcomes:
+            outcomes.append(_failure("output", "the function's interpreter reported nothing", last))
+        return Outcomes(request.call, outcomes[: request.count])
+
+    def _forget(self, number: int) -> None:
+        app = self._apps.pop(number, None)
+        if app is not None and app.instance is not None:
+            app.instance.close()
+
+
+def _failure(reason: str, detail: str, since: int) -> tuple[int, bytes]:
+    micros = (time.perf_counter_ns() - since) // 1000 if since else 0
+    return micros, msgspec.json.encode(Failure(reason, detail))
+
+
+def _send(message: Reply) -> None:
+    data = memoryview(frame(message))
+    while data:
+        data = data[os.write(_CHANNEL, data) :]
+
+
+def serve(executor: Executor) -> None:
+    """Answer requests until the gateway closes the channel; restock while it has none."""
+    decoder = msgspec.msgpack.Decoder(Request)
+    splitter = Splitter()
+    waiting = select.poll()
+    waiting.register(_CHANNEL, select.POLLIN)
+    more = True
+    while True:
+        while more and not waiting.poll(QUIET):
+            more = executor.restock()
+        data = os.read(_CHANNEL, 1 << 20)
+        if not data:
+            return
+        for body in splitter.feed(data):
+            _send(executor.handle(decoder.decode(body)))
+        more = True
+
+
+def main() -> None:
+    """The process: `argv` is the compiled guest's path and the size of the stock."""
+    started = time.perf_counter_ns()
+    path, stock = sys.argv[1], int(sys.argv[2])
+    machine = engine()
+    descriptor = cache.open_own(Path(path))
+    guests = Guests(machine, f"/proc/self/fd/{descriptor}")  # what was checked is what is mapped
+    os.close(descriptor)
+    confinement = jail.confine()
+    executor = Executor(guests, Ticker(machine), stock)
+    while executor.restock():
+        pass
+    report = jail.lock(confinement)
+    gc.collect()
+    gc.freeze()
+    with suppress(OSError, FrameTooLarge):  # the gateway is gone: nobody is left to tell
+        _send(Ready(report, (time.perf_counter_ns() - started) // 1000))
+        serve(executor)
+    os._exit(0)  # the ticker's thread cannot be joined, and there is nothing to save
