@@ -1,0 +1,75 @@
+"""The board's settings file, `/edge.json`, as `edge flash` writes it."""
+
+import json
+
+from .wire import check_name
+
+# name: (default, least, most)
+OPTIONS = {
+    "keepalive": (30, 4, 65535),  # seconds; half of it without a word, and a ping goes out
+    "patience": (10, 1, 3600),  # seconds for any answer, after which the connection is given up
+    "backoff": (30, 1, 3600),  # seconds between attempts to connect, at most
+    "queue": (64, 2, 100000),  # readings kept while offline
+    "queue_bytes": (8192, 64, 1 << 30),  # their data, in bytes
+    "batch": (16, 1, 1000),  # readings in one packet, at most
+    "packet": (1024, 64, 262144),  # bytes of data in a batch, and of a packet that comes in
+    "window": (4, 1, 64),  # packets on their way at once
+}
+
+
+class ConfigError(Exception):
+    """The settings file is missing or wrong; the text says where and what to do."""
+
+
+class Config:
+    """Who the board is, where its gateway is, and its sizes; `settings` is whatever the program wants to find there."""
+
+    def __init__(self, form, where="the settings"):
+        if not isinstance(form, dict):
+            raise ConfigError(where + " must hold an object: {...}")
+        self.options = {name: OPTIONS[name][0] for name in OPTIONS}
+        self.settings = {}
+        for name in ("device", "key", "host", "port"):
+            if name not in form:
+                raise ConfigError(where + " has no '" + name + "'; write it anew with `edge flash`")
+        for name, value in form.items():
+            if name in OPTIONS:
+                _, least, most = OPTIONS[name]
+                self.options[name] = _number(where, name, value, least, most)
+            elif name == "settings":
+                if not isinstance(value, dict):
+                    raise ConfigError(where + ": 'settings' must be an object")
+                self.settings = value
+            elif name not in ("device", "key", "host", "port"):
+                raise ConfigError(
+                    where + " has an unknown entry '" + str(name) + "'; a program's own go into 'settings'"
+                )
+        try:
+            check_name(form["device"], "the device id", 128)
+        except ValueError as error:
+            raise ConfigError(where + ": " + str(error)) from None
+        self.device = form["device"]
+        self.key = form["key"]
+        self.host = form["host"]
+        for name in ("key", "host"):
+            if not isinstance(form[name], str) or not form[name]:
+                raise ConfigError(where + ": '" + name + "' must be a text")
+        self.port = _number(where, "port", form["port"], 1, 65535)
+
+
+def _number(where, name, value, least, most):
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(where + ": '" + name + "' must be a whole number from " + str(least) + " to " + str(most))
+    return value
+
+
+def load(path):
+    """Read a settings file; raises ConfigError."""
+    try:
+        with open(path) as file:
+            form = json.load(file)
+    except OSError:
+        raise ConfigError("there is no settings file " + path + " on this board; write it with `edge flash`") from None
+    except ValueError:
+        raise ConfigError(path + " is not valid JSON; write it anew with `edge flash`") from None
+    return Config(form, path)

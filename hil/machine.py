@@ -1,0 +1,64 @@
+"""The process that a virtual board runs in: `python -m hil.machine unix|wasi --heap 128k --parent PID FOLDER`.
+
+The folder is the board's whole file system: its `main.py` runs with `/lib` to import from, as on a board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1
+
+_BOOT = """
+import os, sys
+root = os.getcwd()
+os.umount("/")
+os.mount(os.VfsPosix(root), "/")
+os.chdir("/")
+sys.path[:] = ["", "/lib", ".frozen"]
+import main
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Become the board; returns only where its program ends by itself."""
+    parser = argparse.ArgumentParser(prog="hil.machine", description="Run a virtual board.")
+    parser.add_argument("machine", choices=["unix", "wasi"])
+    parser.add_argument("--heap", default="128k", help="size of the MicroPython heap")
+    parser.add_argument("--parent", type=int, default=0, help="end when this process, our parent, ends")
+    parser.add_argument("folder", type=Path, help="the board's file system")
+    options = parser.parse_args(arguments)
+    if options.parent:
+        _die_with(options.parent)
+    if options.machine == "wasi":
+        from hil.wasi_machine import run  # loads wasmtime, which the other kind does not need
+
+        return run(options.folder, options.heap)
+    return _run_unix(options.folder, options.heap)
+
+
+def _die_with(parent: int) -> None:
+    """A board must not outlive a test or a demo that was killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        sys.exit(1)
+
+
+def _run_unix(folder: Path, heap: str) -> NoReturn:
+    from hil.unix_board import find_micropython
+
+    binary = find_micropython()
+    if binary is None:
+        sys.exit("there is no MicroPython (unix port) on this machine")
+    os.chdir(folder)
+    os.execv(binary, [str(binary), "-X", f"heapsize={heap}", "-c", _BOOT])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
