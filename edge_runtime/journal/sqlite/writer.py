@@ -86,8 +86,8 @@ def main() -> None:
     except StorageError as error:
         connection.sendall(frame(_encode(Failed(str(error), error.hint, isinstance(error, StorageFull)))))
         sys.exit(1)
-    connection.sendall(frame(_encode(TablesReply(store.tables()))))
     try:
+        connection.sendall(frame(_encode(TablesReply(store.tables()))))
         serve(store, connection)
         store.close()
     except FsyncFailed as error:

@@ -1,0 +1,67 @@
+"""`edge deploy`, `edge apps`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edge_runtime.cli.client import connect
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, out, print_json
+from edge_runtime.clock import SystemClock
+from edge_runtime.errors import DeployError
+from edge_runtime.planes.messages import TriggerRow
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(deploy)
+    app.command()(apps)
+
+
+def deploy(
+    file: Annotated[Path, typer.Argument(help="The app: a Python file.")],
+    config_path: ConfigPath = CONFIG,
+    check: Annotated[bool, typer.Option("--check", help="Only see whether it could go live.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put an app live as a new version, without restarting anything; a broken one changes nothing."""
+    started = time.monotonic()
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeployError(f"{file} cannot be read: {error}") from error
+    found = connect(config_path).deploy({file.name: text}, check=check)
+    if as_json:
+        print_json(found)
+        return
+    seconds = time.monotonic() - started
+    state = "could go live" if check else "was live already" if found.unchanged else "is live"
+    out.print(
+        f"[bold]{found.app}[/] {state} in version [bold]{found.version}[/]"
+        f" ({seconds * 1e3:.0f} ms, of it {found.cold_start / 1e3:.1f} ms to start it in the sandbox)"
+    )
+    for trigger in found.triggers:
+        out.print(f"  {_sentence(trigger)}")
+
+
+def _sentence(trigger: TriggerRow) -> str:
+    where = f" where {trigger.where}" if trigger.where else ""
+    to = f" -> target {trigger.to}" if trigger.to else ""
+    return f"{trigger.name}: on {trigger.kind}{where}{to}".replace("[", "\\[")
+
+
+def apps(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Show the live apps."""
+    rows = connect(config_path).apps()
+    if as_json:
+        print_json(rows)
+        return
+    now = SystemClock().now()
+    table = Table("app", "version", "live since", "triggers")
+    for row in rows:
+        table.add_row(row.app, row.version, ago(row.deployed, now), "\n".join(map(_sentence, row.triggers)))
+    out.print(table if rows else "No apps yet. Deploy one with: edge deploy FILE")

@@ -1,0 +1,111 @@
+"""The command line's side of the API: typed messages to the running gateway, over its Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from edge_runtime import config
+from edge_runtime.errors import EdgeError
+from edge_runtime.planes.messages import (
+    AddDevice,
+    AppRow,
+    Deploy,
+    Deployed,
+    DeviceKey,
+    DeviceRow,
+    Line,
+    Problem,
+    Status,
+)
+
+T = TypeVar("T")
+TIMEOUT = 60.0
+"""Seconds: a deploy on a slow machine loads and checks an app well within it."""
+
+
+class NotRunning(EdgeError):
+    """No gateway answers on the socket."""
+
+
+class Client:
+    """Talks to the gateway whose socket is at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(path)), base_url="http://edge", timeout=TIMEOUT, trust_env=False
+        )
+
+    def status(self) -> Status:
+        """The gateway at a glance."""
+        return self._ask("GET", "/status", Status)
+
+    def add_device(self, device: str) -> DeviceKey:
+        """Register a device."""
+        return self._ask("POST", "/devices", DeviceKey, AddDevice(device))
+
+    def rotate_key(self, device: str) -> DeviceKey:
+        """Give a registered device a new key."""
+        return self._ask("POST", f"/devices/{quote(device, safe='')}/key", DeviceKey)
+
+    def devices(self) -> list[DeviceRow]:
+        """The registered devices."""
+        return self._ask("GET", "/devices", list[DeviceRow])
+
+    def deploy(self, files: dict[str, str], *, check: bool = False) -> Deployed:
+        """Put an app live, or only check it."""
+        return self._ask("POST", "/apps", Deployed, Deploy(files, check))
+
+    def apps(self) -> list[AppRow]:
+        """The live apps."""
+        return self._ask("GET", "/apps", list[AppRow])
+
+    def tail(self, after: int | None, *, follow: bool) -> Iterator[Line]:
+        """Records after an offset (None: from now on), and with `follow` those that come, until closed."""
+        params: dict[str, Any] = {"follow": int(follow)} | ({} if after is None else {"after": after})
+        decode = msgspec.json.Decoder(Line).decode
+        with (
+            self._reachable(),
+            self._http.stream("GET", "/tail", params=params, timeout=httpx.Timeout(TIMEOUT, read=None)) as response,
+        ):
+            if response.status_code != 200:
+                self._refuse(response.read())
+            for text in response.iter_lines():
+                yield decode(text)
+
+    def _ask(self, method: str, path: str, kind: type[T], message: object = None) -> T:
+        body = None if message is None else msgspec.json.encode(message)
+        with self._reachable():
+            response = self._http.request(method, path, content=body)
+        if response.status_code >= 400:
+            self._refuse(response.content)
+        return msgspec.json.decode(response.content, type=kind)
+
+    @contextlib.contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
+            raise NotRunning(
+                f"no gateway is running on {self._path.parent}", hint="Start one with 'edge run', or name its --config."
+            ) from error
+        except httpx.RemoteProtocolError as error:
+            raise NotRunning("the gateway has stopped") from error
+        except httpx.TimeoutException as error:
+            raise EdgeError("the gateway does not answer", hint="See its log.") from error
+
+    def _refuse(self, body: bytes) -> None:
+        problem = msgspec.json.decode(body, type=Problem)
+        raise EdgeError(problem.error, hint=problem.hint)
+
+
+def connect(path: Path) -> Client:
+    """A client for the gateway of a configuration file."""
+    return Client(config.load(path).socket)

@@ -1,0 +1,49 @@
+"""The terminal: where messages for the person and output for programs go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from edge_runtime.errors import EdgeError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigPath = Annotated[
+    Path, typer.Option("--config", "-c", help="The gateway's configuration file.", envvar="EDGE_CONFIG")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+CONFIG = Path("edge.toml")
+
+
+def problem(error: EdgeError) -> None:
+    """Say what was wrong and what to do."""
+    err.print(f"[bold red]edge:[/] {_plain(str(error))}", soft_wrap=True)
+    if error.hint:
+        err.print(f"      {_plain(error.hint)}", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def ago(micros: int | None, now: int) -> str:
+    """How long ago, for a table: `3 s`, `5 min`, `2 h`, `4 d`; a dash for never."""
+    if micros is None:
+        return "-"
+    seconds = max(0, (now - micros) // 1_000_000)
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds // size} {unit}"
+    return f"{seconds // 86_400} d"
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")

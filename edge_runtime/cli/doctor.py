@@ -1,0 +1,117 @@
+"""`edge doctor`: looks at everything the gateway stands on, and says what to do about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+
+from edge_runtime import config
+from edge_runtime.cli.client import Client, NotRunning
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, out, print_json
+from edge_runtime.errors import EdgeError
+from edge_runtime.functions.sandbox.build import guest_state
+from edge_runtime.planes.messages import Finding
+
+ROOM_WANTED = 256 << 20
+"""Free disk space below which a gateway will soon stop acknowledging."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(doctor)
+
+
+def doctor(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Check the machine, the configuration, the sandbox and the running gateway."""
+    findings = list(examine(config_path))
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            mark = "[green]ok[/]  " if finding.ok else "[red]look[/]"
+            out.print(f"{mark} {finding.what}: {finding.found}", soft_wrap=True)
+            if finding.advice:
+                out.print(f"     {finding.advice}", soft_wrap=True)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(path: Path) -> Iterator[Finding]:
+    """All findings, one after the other."""
+    machine = f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
+    known = platform.machine() in ("x86_64", "aarch64") and sys.platform == "linux"
+    yield Finding(known, "machine", machine, "" if known else "Linux on x86_64 or aarch64 is what the sandbox runs on.")
+    ready, found = guest_state()
+    yield Finding(
+        ready, "sandbox guest", found, "" if ready else "It is built at the first 'edge run' (about a minute)."
+    )
+    functions_framework = find_spec("functions_framework") is not None
+    yield Finding(
+        True,
+        "local cloud",
+        "functions-framework is installed" if functions_framework else "not installed (only the demo needs it)",
+    )
+    try:
+        settings = config.load(path)
+    except EdgeError as error:
+        yield Finding(False, "configuration", str(error), error.hint)
+        return
+    yield Finding(True, "configuration", str(path))
+    yield from _data(settings.gateway.data)
+    yield from _running(settings)
+
+
+def _data(folder: Path) -> Iterator[Finding]:
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    writable = os.access(existing, os.W_OK)
+    yield Finding(
+        writable,
+        "data folder",
+        f"{folder} {'is writable' if writable else 'cannot be written'}",
+        "" if writable else "Run the gateway as the folder's owner, or name another gateway.data.",
+    )
+    free = shutil.disk_usage(existing).free
+    yield Finding(
+        free > ROOM_WANTED,
+        "disk",
+        f"{free >> 20} MiB free",
+        "" if free > ROOM_WANTED else "Without room nothing is acknowledged; boards keep their readings meanwhile.",
+    )
+
+
+def _running(settings: config.Config) -> Iterator[Finding]:
+    try:
+        status = Client(settings.socket).status()
+    except NotRunning:
+        yield Finding(True, "gateway", "not running")
+        yield _port(settings)
+        return
+    except EdgeError as error:
+        yield Finding(False, "gateway", str(error), error.hint)
+        return
+    yield Finding(True, "gateway", f"running, boards connect to {status.mqtt}, {status.connections} connected")
+    for text in status.jail:
+        weak = text.startswith("missing")
+        yield Finding(True, "jail", text, "The layers that are in force hold on their own." if weak else "")
+    for row in status.flows:
+        yield Finding(not row.waiting, f"flow {row.flow}", row.waiting or f"running, lag {row.lag}")
+
+
+def _port(settings: config.Config) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.mqtt.host, settings.mqtt.port))
+        except OSError as error:
+            return Finding(False, "mqtt.listen", f"{settings.mqtt.listen}: {error.strerror}", "Choose another port.")
+    return Finding(True, "mqtt.listen", f"{settings.mqtt.listen} is free")

@@ -1,0 +1,119 @@
+"""`edge init`, `edge run`, `edge status`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.table import Table
+
+from edge_runtime import config
+from edge_runtime.cli.client import NotRunning, connect
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, out, print_json
+from edge_runtime.cli.progress import guest_progress
+from edge_runtime.errors import ConfigError
+from edge_runtime.gateway import Gateway
+from edge_runtime.planes.api import ApiServer
+from edge_runtime.planes.logs import open_logs
+
+EXIT_RESTART = 75
+"""The gateway cannot go on but will recover when started again (a service manager does that)."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(init)
+    app.command()(run)
+    app.command()(status)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the configuration goes; made if missing.")] = Path("."),
+) -> None:
+    """Write a commented edge.toml with every setting at its default."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(config.default_text())
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already", hint="It was not touched.") from None
+    out.print(f"Wrote {path}. Next: [bold]edge run --config {path}[/]")
+
+
+def run(config_path: ConfigPath = CONFIG) -> None:
+    """Run the gateway until Ctrl-C or SIGTERM."""
+    settings = config.load(config_path)
+    settings.gateway.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    open_logs(settings.gateway.data / "logs")
+    raise typer.Exit(uvloop.run(_serve(settings)))
+
+
+async def _serve(settings: config.Config) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    with guest_progress() as progress:
+        gateway = await Gateway.start(settings, progress=progress)
+    try:
+        api = ApiServer(gateway, settings.socket)
+        await api.start()
+        asked = asyncio.ensure_future(stopping.wait())
+        broken = asyncio.ensure_future(gateway.broken())
+        await asyncio.wait({asked, broken}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (asked, broken):
+            task.cancel()
+        await api.stop()
+    finally:
+        await gateway.stop()
+    if stopping.is_set():
+        return 0
+    err.print("[bold red]edge:[/] the journal's writer has ended; start the gateway again, it recovers by itself")
+    return EXIT_RESTART
+
+
+def status(
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the gateway to be up.")] = 0,
+) -> None:
+    """Show the running gateway at a glance."""
+    client = connect(config_path)
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            found = client.status()
+            break
+        except NotRunning:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
+    if as_json:
+        print_json(found)
+        return
+    out.print(f"[bold]{found.name}[/] (edge {found.version}), boards connect to mqtt://{found.mqtt}")
+    out.print(
+        f"{found.connections} of {found.devices} devices connected, {found.events} events since the start,"
+        f" {found.outbox} commands under way, newest record {found.head}"
+    )
+    table = Table("flow", "type", "events", "effects", "dead", "lag", "p50", "p99", "waiting for")
+    for row in found.flows:
+        table.add_row(
+            row.flow,
+            row.type,
+            str(row.events),
+            str(row.effects),
+            str(row.dead_letters),
+            str(row.lag),
+            f"{row.p50 / 1e3:.2f} ms",
+            f"{row.p99 / 1e3:.2f} ms",
+            row.waiting,
+        )
+    if found.flows:
+        out.print(table)

@@ -1,0 +1,307 @@
+"""The composition root: the only file that knows everybody. Builds the house, starts it, stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from cloud_bridge.route import RouteFlow
+from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
+from devices.registry import Registry
+from edge_runtime import __version__, expr
+from edge_runtime.clock import Clock, SystemClock
+from edge_runtime.config import Config
+from edge_runtime.errors import DeployError, nearest
+from edge_runtime.events import Event
+from edge_runtime.flows.flow import Flow
+from edge_runtime.flows.flows import Flows
+from edge_runtime.flows.function import FunctionFlow
+from edge_runtime.flows.outbox import Outbox
+from edge_runtime.flows.ports import Target
+from edge_runtime.flows.stats import percentile
+from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.platform import FunctionPlatform
+from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
+from edge_runtime.journal.records import AppVersion, Stored
+from edge_runtime.journal.sqlite.client import SqliteJournal
+from edge_runtime.manifest import Manifest, OnEvent, Route
+from edge_runtime.planes.lines import line
+from edge_runtime.planes.logs import SECURITY
+from edge_runtime.planes.messages import (
+    AppRow,
+    Deploy,
+    Deployed,
+    DeviceKey,
+    DeviceRow,
+    FlowRow,
+    Line,
+    Status,
+    TriggerRow,
+)
+
+TAIL_BATCH = 500
+
+_log = logging.getLogger("edge.gateway")
+_security = logging.getLogger(SECURITY)
+
+
+class Gateway:
+    """One running gateway. Implements the planes' `House`. Make it with `await Gateway.start(config)`."""
+
+    def __init__(self, config: Config, clock: Clock, rng: random.Random) -> None:
+        self.config = config
+        self._clock = clock
+        self._rng = rng
+        self._manifests: dict[str, tuple[AppVersion, Manifest]] = {}
+        self._deploying = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stored_events = 0
+        self._started = clock.now()
+
+    @classmethod
+    async def start(
+        cls,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> Gateway:
+        """Bring everything up, in the order in which it is needed; what was started is stopped again on failure.
+
+        `progress(phase, fraction)` hears about the one long part, building the sandbox guest the first time.
+        """
+        gateway = cls(config, clock or SystemClock(), rng or random.Random())
+        async with contextlib.AsyncExitStack() as stack:
+            await gateway._build(stack, progress)
+            gateway._stack = stack.pop_all()
+        return gateway
+
+    async def _build(self, stack: contextlib.AsyncExitStack, progress: Callable[[str, float], None] | None) -> None:
+        config, clock = self.config, self._clock
+        data = config.gateway.data
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.platform = FunctionPlatform(
+            data / "apps",
+            config.functions.executors,
+            Limits(time=config.functions.time_limit, memory=config.functions.memory_limit),
+            clock,
+        )
+        await self.platform.start(progress)
+        stack.push_async_callback(self.platform.stop)
+
+        self.journal = await SqliteJournal.open(
+            data / "journal.db", max_bytes=config.journal.max_size, max_delay=config.journal.max_delay_ms / 1e3
+        )
+        stack.push_async_callback(self.journal.close)
+        self.journal.listen(self._count)
+        tables = await self.journal.tables()
+        self.registry = await Registry.open(self.journal, clock)
+        admission = await Admission.open(self.journal, self.registry, clock, _security.warning)
+        self.door = MqttFrontDoor(
+            admission,
+            self.registry,
+            clock,
+            security=_security.warning,
+            log=_log.warning,
+            limits=MqttLimits(max_packet=config.mqtt.max_packet, max_connections=config.mqtt.max_connections),
+        )
+        self.outbox = Outbox(self.journal, self.door, clock, tables.outbox)
+        self.door.on_listening = self.outbox.listening
+        self.targets = {}
+        for name, settings in config.targets.items():
+            source = settings.source or f"//edge/{config.gateway.name}"
+            target = HttpCloudEventsTarget(settings.url, source, settings.timeout, clock)
+            stack.push_async_callback(target.aclose)
+            self.targets[name] = target
+
+        self.flows = Flows(self.journal, tables, clock, self._rng)
+        stack.push_async_callback(self.flows.stop)
+        for app in tables.apps.values():
+            await self._resume(app)
+        # The door opens last and closes first: whoever is let in finds everything in place.
+        self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
+        stack.push_async_callback(self.door.stop)
+        for work in (self.flows.run(), self.outbox.run()):
+            self._tasks.append(asyncio.create_task(work))
+        stack.push_async_callback(self._cancel)
+        _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
+
+    async def stop(self) -> None:
+        """Close the doors, let the flows commit, close the journal."""
+        await self._stack.aclose()
+
+    async def broken(self) -> None:
+        """Return when the gateway cannot go on: its journal's writer has ended."""
+        await asyncio.shield(self.journal.lost)
+
+    async def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _count(self, stored: list[Stored] | Any) -> None:
+        self._stored_events += sum(type(item.record) is Event for item in stored)
+
+    # Apps
+
+    async def deploy(self, request: Deploy) -> Deployed:
+        """Check an app in the sandbox and, unless only that was asked, put it live; the old one serves until then."""
+        async with self._deploying:
+            checked = await self.platform.check({name: text.encode() for name, text in request.files.items()})
+            manifest = checked.manifest
+            flows = self._flows_of(manifest, checked.version)
+            live = self._manifests.get(manifest.app)
+            unchanged = live is not None and live[0].version == checked.version
+            if not request.check and not unchanged:
+                await self._go_live(checked, manifest, flows)
+            return Deployed(
+                manifest.app,
+                checked.version,
+                _triggers(manifest),
+                checked.cold_start_us,
+                live=not request.check,
+                unchanged=unchanged,
+            )
+
+    async def _go_live(self, checked: Any, manifest: Manifest, flows: list[Flow]) -> None:
+        await self.platform.store(checked)
+        await self.platform.load(manifest.app, checked.version)
+        record = AppVersion(manifest.app, checked.version, self._clock.now())
+        await self.journal.append([record])
+        old = self._manifests.get(manifest.app)
+        self._manifests[manifest.app] = (record, manifest)
+        for flow in flows:
+            await self.flows.install(flow)
+        if old is not None:
+            for trigger in old[1].triggers:
+                if trigger.name not in {new.name for new in manifest.triggers}:
+                    await self.flows.remove(f"{manifest.app}.{trigger.name}")
+            await self.platform.unload(manifest.app, old[0].version)
+        _log.info("app %s is live in version %s", manifest.app, checked.version)
+
+    async def _resume(self, app: AppVersion) -> None:
+        try:
+            manifest = await self.platform.load(app.app, app.version)
+            flows = self._flows_of(manifest, app.version)
+        except DeployError as error:
+            # The other apps run; this one's events wait in the journal until it is deployed again.
+            _log.error("app %s does not run: %s %s", app.app, error, error.hint)
+            return
+        self._manifests[app.app] = (app, manifest)
+        for flow in flows:
+            await self.flows.install(flow, resume=True)
+
+    def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
+        return [self._flow(manifest.app, version, trigger) for trigger in manifest.triggers]
+
+    def _flow(self, app: str, version: str, trigger: OnEvent | Route) -> Flow:
+        try:
+            matches = expr.compile(trigger.where).matches
+        except expr.ExpressionError as error:
+            raise DeployError(f"{app}.{trigger.name}: where={trigger.where!r} is not an expression: {error}") from error
+        if isinstance(trigger, OnEvent):
+            return FunctionFlow(app, version, trigger, matches=matches, invoker=self.platform, clock=self._clock)
+        return RouteFlow(app, version, trigger, self.platform, self._target(app, trigger), self._clock)
+
+    def _target(self, app: str, trigger: Route) -> Target:
+        target = self.targets.get(trigger.to)
+        if target is None:
+            raise DeployError(
+                f"{app}.{trigger.name}: there is no target '{trigger.to}' in edge.toml",
+                hint=nearest(trigger.to, self.targets) or f"Add a section [targets.{trigger.to}].",
+            )
+        return target
+
+    def apps(self) -> list[AppRow]:
+        """The live apps."""
+        return [
+            AppRow(record.app, record.version, record.time, _triggers(manifest))
+            for record, manifest in self._manifests.values()
+        ]
+
+    # Devices
+
+    async def add_device(self, device: str) -> DeviceKey:
+        """Register a device; its key is shown this once."""
+        return DeviceKey(device, await self.registry.add(device))
+
+    async def rotate_key(self, device: str) -> DeviceKey:
+        """Give a registered device a new key; the old one is void at once."""
+        return DeviceKey(device, await self.registry.rotate(device))
+
+    def devices(self) -> list[DeviceRow]:
+        """The registered devices."""
+        connected = self.door.connected()
+        return [
+            DeviceRow(info.id, info.created, info.blocked, info.id in connected, info.last_seen)
+            for info in self.registry.list()
+        ]
+
+    # Watching
+
+    async def tail(self, after: int | None, follow: bool) -> AsyncIterator[Line]:
+        """Records after an offset (None: from now on), and with `follow` those that come."""
+        feed = self.flows.feed
+        cursor = feed.head if after is None else max(after, -1)
+        while follow or cursor < feed.head:
+            batch = await feed.after(cursor, TAIL_BATCH)
+            for stored in batch:
+                shown = line(stored)
+                if shown is not None:
+                    yield shown
+            cursor = batch[-1].offset
+
+    def status(self) -> Status:
+        """The gateway at a glance."""
+        stats = self.platform.stats()
+        return Status(
+            name=self.config.gateway.name,
+            version=__version__,
+            started=self._started,
+            now=self._clock.now(),
+            mqtt=f"{self.config.mqtt.host}:{self.mqtt_port}",
+            head=self.flows.feed.head,
+            commits=self.journal.commits,
+            events=self._stored_events,
+            connections=len(self.door.connected()),
+            devices=len(self.registry.list()),
+            outbox=len(self.outbox),
+            commands_delivered=self.outbox.delivered,
+            commands_ended=self.outbox.ended,
+            flows=[self._row(name) for name in sorted(self.flows.runners)],
+            calls=stats.calls,
+            failures=dict(stats.failures),
+            cold_starts=list(stats.cold_starts),
+            jail=self.platform.report(),
+        )
+
+    def _row(self, name: str) -> FlowRow:
+        runner = self.flows.runners[name]
+        stats = runner.stats
+        return FlowRow(
+            flow=name,
+            type="route" if isinstance(runner.flow, RouteFlow) else "function",
+            generation=runner.state.generation,
+            epoch=runner.state.epoch,
+            cursor=runner.cursor,
+            lag=runner.lag,
+            events=stats.events,
+            effects=stats.effects,
+            dead_letters=stats.dead_letters,
+            p50=percentile(stats.take_micros, 0.5),
+            p99=percentile(stats.take_micros, 0.99),
+            waiting=stats.waiting,
+        )
+
+
+def _triggers(manifest: Manifest) -> list[TriggerRow]:
+    return [
+        TriggerRow(t.name, "route" if isinstance(t, Route) else "on", t.kind, t.where, getattr(t, "to", ""))
+        for t in manifest.triggers
+    ]

@@ -1,0 +1,40 @@
+"""What the API needs of the gateway: the one seam between the planes and whoever composes the house."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from edge_runtime.planes.messages import AppRow, Deploy, Deployed, DeviceKey, DeviceRow, Line, Status
+
+
+class House(Protocol):
+    """Everything that can be asked of a running gateway. Errors are `EdgeError`s."""
+
+    def status(self) -> Status:
+        """The gateway at a glance."""
+        ...
+
+    async def add_device(self, device: str) -> DeviceKey:
+        """Register a device; its key is shown this once."""
+        ...
+
+    async def rotate_key(self, device: str) -> DeviceKey:
+        """Give a registered device a new key; the old one is void at once."""
+        ...
+
+    def devices(self) -> list[DeviceRow]:
+        """The registered devices."""
+        ...
+
+    async def deploy(self, request: Deploy) -> Deployed:
+        """Check an app in the sandbox and, unless only that was asked, put it live."""
+        ...
+
+    def apps(self) -> list[AppRow]:
+        """The live apps."""
+        ...
+
+    def tail(self, after: int | None, follow: bool) -> AsyncIterator[Line]:
+        """Records after an offset (None: from now on), and with `follow` those that come."""
+        ...

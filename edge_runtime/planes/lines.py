@@ -1,0 +1,42 @@
+"""Journal records as the lines that people read."""
+
+from __future__ import annotations
+
+from edge_runtime.events import Event
+from edge_runtime.journal.records import (
+    AppVersion,
+    Command,
+    CommandEnd,
+    DeadLetter,
+    Device,
+    FlowState,
+    Progress,
+    Stored,
+)
+from edge_runtime.planes.messages import Line
+
+STATUS = ("done", "failed", "unknown", "expired")
+
+
+def line(stored: Stored) -> Line | None:
+    """The line of a record; None for bookkeeping that nobody wants to watch."""
+    offset = stored.offset
+    match stored.record:
+        case Event() as e:
+            cause = "" if e.origin is None else e.origin.cause
+            return Line(offset, "event", e.time, e.device, e.id, e.kind, e.data, cause)
+        case Command() as c:
+            return Line(offset, "command", c.created, c.device, c.id.hex(), c.name, c.args, c.origin.cause)
+        case CommandEnd() as end:
+            name = STATUS[end.status]
+            return Line(offset, "command-end", end.time, end.device, end.command.hex(), name, end.result)
+        case DeadLetter() as d:
+            identity = d.event.id if d.event is not None else ""
+            data = {"flow": d.flow, "version": d.version, "detail": d.detail, "attempts": d.attempts, "topic": d.topic}
+            return Line(offset, "dead-letter", d.time, d.device, identity, d.reason, data)
+        case AppVersion() as a:
+            return Line(offset, "app", a.time, "", a.version, a.app)
+        case Device() as v:
+            return Line(offset, "device", v.created, v.id, "", "blocked" if v.blocked else "added")
+        case FlowState() | Progress():
+            return None
