@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from faulty_receiver import FaultyReceiver, Request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from cloud_bridge.targets.http_cloudevents import MAX_RETRY_AFTER, HttpCloudEven
 from edge_runtime.clock import ManualClock
 from edge_runtime.events import Event, Origin
 from edge_runtime.flows.ports import Rejected, Unavailable
+from tests.cloud_bridge.faulty_receiver import FaultyReceiver, Request
 
 EVENT = Event("gh-1", b"\x01" * 8, 7, "climate", 1_700_000_000_123_456, 0, {"temperature": 31})
 
