@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
@@ -15,7 +14,7 @@ from devices.registry import Registry
 from edge_runtime import __version__, expr
 from edge_runtime.clock import Clock, SystemClock
 from edge_runtime.config import Config
-from edge_runtime.errors import DeployError, nearest
+from edge_runtime.errors import DeployError, EdgeError, nearest
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
@@ -24,7 +23,7 @@ from edge_runtime.flows.outbox import Outbox
 from edge_runtime.flows.ports import Target
 from edge_runtime.flows.stats import percentile
 from edge_runtime.functions.limits import Limits
-from edge_runtime.functions.platform import FunctionPlatform
+from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.records import AppVersion, Stored
@@ -60,6 +59,7 @@ class Gateway:
         self._manifests: dict[str, tuple[AppVersion, Manifest]] = {}
         self._deploying = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
         self._stored_events = 0
         self._started = clock.now()
 
@@ -88,9 +88,9 @@ class Gateway:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.platform = FunctionPlatform(
             data / "apps",
-            config.functions.executors,
-            Limits(time=config.functions.time_limit, memory=config.functions.memory_limit),
             clock,
+            executors=config.functions.executors,
+            limits=Limits(time=config.functions.time_limit, memory=config.functions.memory_limit),
         )
         await self.platform.start(progress)
         stack.push_async_callback(self.platform.stop)
@@ -145,7 +145,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _count(self, stored: list[Stored] | Any) -> None:
+    def _count(self, stored: Sequence[Stored]) -> None:
         self._stored_events += sum(type(item.record) is Event for item in stored)
 
     # Apps
@@ -159,7 +159,7 @@ class Gateway:
             live = self._manifests.get(manifest.app)
             unchanged = live is not None and live[0].version == checked.version
             if not request.check and not unchanged:
-                await self._go_live(checked, manifest, flows)
+                await self._go_live(checked, flows)
             return Deployed(
                 manifest.app,
                 checked.version,
@@ -169,7 +169,8 @@ class Gateway:
                 unchanged=unchanged,
             )
 
-    async def _go_live(self, checked: Any, manifest: Manifest, flows: list[Flow]) -> None:
+    async def _go_live(self, checked: Checked, flows: list[Flow]) -> None:
+        manifest = checked.manifest
         await self.platform.store(checked)
         await self.platform.load(manifest.app, checked.version)
         record = AppVersion(manifest.app, checked.version, self._clock.now())
@@ -189,7 +190,7 @@ class Gateway:
         try:
             manifest = await self.platform.load(app.app, app.version)
             flows = self._flows_of(manifest, app.version)
-        except DeployError as error:
+        except EdgeError as error:
             # The other apps run; this one's events wait in the journal until it is deployed again.
             _log.error("app %s does not run: %s %s", app.app, error, error.hint)
             return
@@ -278,8 +279,16 @@ class Gateway:
             calls=stats.calls,
             failures=dict(stats.failures),
             cold_starts=list(stats.cold_starts),
-            jail=self.platform.report(),
+            jail=self._jail(),
         )
+
+    def _jail(self) -> list[str]:
+        jails = [executor.jail for executor in self.platform.report().executors if executor.jail is not None]
+        if not jails:
+            return ["missing: no executor runs"]
+        jail = jails[0]
+        found = ["seccomp"] * jail.seccomp + ["no new privileges", "resource limits"]
+        return [f"in force: {', '.join(found)}", *(f"missing: {what}" for what in jail.missing)]
 
     def _row(self, name: str) -> FlowRow:
         runner = self.flows.runners[name]

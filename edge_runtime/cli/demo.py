@@ -136,9 +136,9 @@ async def _count(folder: Path, events: int) -> Account:
             await _settled(site, stop, journals_before, readings)
             status = await site.status()
             calls = status.calls - before.calls
-            for _ in range(COLD_STARTS):
-                await asyncio.to_thread(site.client.deploy, {site.app.name: site.app.read_text("utf-8")}, check=True)
-            cold_starts = (await site.status()).cold_starts
+            files = {site.app.name: site.app.read_text("utf-8")}
+            checks = [await asyncio.to_thread(site.client.deploy, files, check=True) for _ in range(COLD_STARTS)]
+            cold_starts = [check.cold_start for check in checks]
             lines = await asyncio.to_thread(lambda: list(site.client.tail(before.head, follow=False)))
             boards = [since(board.journal(), journals_before[board.device]) for board in site.boards]
             return account(boards, lines, received(site.cloud_journal)[cloud_before:], cold_starts, calls)

@@ -17,7 +17,7 @@ from edge_runtime import config
 from edge_runtime.cli.client import Client, NotRunning
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, out, print_json
 from edge_runtime.errors import EdgeError
-from edge_runtime.functions.sandbox.build import guest_state
+from edge_runtime.functions.sandbox import build, cache
 from edge_runtime.planes.messages import Finding
 
 ROOM_WANTED = 256 << 20
@@ -49,10 +49,15 @@ def examine(path: Path) -> Iterator[Finding]:
     machine = f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
     known = platform.machine() in ("x86_64", "aarch64") and sys.platform == "linux"
     yield Finding(known, "machine", machine, "" if known else "Linux on x86_64 or aarch64 is what the sandbox runs on.")
-    ready, found = guest_state()
-    yield Finding(
-        ready, "sandbox guest", found, "" if ready else "It is built at the first 'edge run' (about a minute)."
-    )
+    guest = build.SHIPPED if build.SHIPPED.exists() else cache.default_folder() / f"guest-{build.guest_version()}.wasm"
+    if guest.exists():
+        yield Finding(True, "sandbox guest", str(guest))
+    else:
+        buildable = bool(build.builder_version())
+        advice = (
+            "The first 'edge run' builds it, in about a minute." if buildable else "pip install 'edge-runtime[guest]'"
+        )
+        yield Finding(buildable, "sandbox guest", "not built yet", advice)
     functions_framework = find_spec("functions_framework") is not None
     yield Finding(
         True,

@@ -59,12 +59,18 @@ async def _serve(settings: config.Config) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
+    asked = asyncio.ensure_future(stopping.wait())
     with guest_progress() as progress:
-        gateway = await Gateway.start(settings, progress=progress)
+        starting = asyncio.ensure_future(Gateway.start(settings, progress=progress))
+        await asyncio.wait({asked, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return 0
+    gateway = starting.result()
     try:
         api = ApiServer(gateway, settings.socket)
         await api.start()
-        asked = asyncio.ensure_future(stopping.wait())
         broken = asyncio.ensure_future(gateway.broken())
         await asyncio.wait({asked, broken}, return_when=asyncio.FIRST_COMPLETED)
         for task in (asked, broken):

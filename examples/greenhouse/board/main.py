@@ -11,6 +11,7 @@ from journal import Journal
 device = Device.load()
 settings = device.settings
 period = settings.get("period_ms", 1000) / 1000
+left = settings.get("readings", 0) or -1  # how many readings to take; below zero there is no end
 house = House(settings.get("seed", 1), settings.get("speed", 1))
 if "journal" in settings:
     device.observer = Journal(settings["journal"], device.core.boot)
@@ -19,6 +20,10 @@ if "journal" in settings:
 @device.every(seconds=period, kind="climate")
 def climate():
     """Read the sensors."""
+    global left
+    if left == 0:
+        return None
+    left -= 1
     house.advance(period)
     return {"temperature": house.temperature(), "humidity": house.humidity(), "fan": house.fan}
 
