@@ -36,6 +36,9 @@ class Verdict(Enum):
     """It could not be stored; the device must keep it and send it again."""
 
 
+_STORED, _ACCEPTED = Placed.STORED, Verdict.ACCEPTED
+"""As plain names: looking up a member of an enumeration is slow in CPython 3.11, and these are needed per message."""
+
 Settle = Callable[[Verdict], None]
 
 
@@ -135,8 +138,9 @@ class Admission:
         self._append([letter], partial(_as_dead, settle))
 
     def _append(self, records: Sequence[Record], settle: Settle) -> None:
-        # No task per message where the journal hands out futures, as the journal writer's client does.
-        appending = asyncio.ensure_future(self._journal.append(records))
+        appending = self._journal.append(records)
+        if not isinstance(appending, asyncio.Future):  # the journal writer's client gives futures: no task per message
+            appending = asyncio.ensure_future(appending)
         appending.add_done_callback(partial(_appended, settle))
 
     def _follow(self, stored: Sequence[Stored]) -> None:
@@ -149,20 +153,18 @@ class Admission:
 
 
 def _appended(settle: Settle, appending: asyncio.Future[Appended]) -> None:
-    if appending.cancelled():
-        settle(Verdict.REFUSED)
-        return
-    error = appending.exception()
-    if error is None:
+    try:
         placed = appending.result().placed
-        if Placed.STORED in placed:
-            settle(Verdict.ACCEPTED)
+    except (StorageError, asyncio.CancelledError):
+        settle(Verdict.REFUSED)
+    except BaseException:
+        settle(Verdict.REFUSED)
+        raise  # a defect: the event loop reports it, and nothing was acknowledged
+    else:
+        if _STORED in placed:
+            settle(_ACCEPTED)
         else:
             settle(Verdict.DEAD if Placed.CONFLICT in placed else Verdict.DUPLICATE)
-        return
-    settle(Verdict.REFUSED)
-    if not isinstance(error, StorageError):
-        raise error  # a defect: reported by the event loop, and nothing was acknowledged
 
 
 def _as_dead(settle: Settle, verdict: Verdict) -> None:

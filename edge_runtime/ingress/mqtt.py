@@ -131,6 +131,10 @@ class MqttFrontDoor:
                     connection.cut()
                 await self._empty.wait()
 
+    def connected(self) -> frozenset[str]:
+        """The devices that are connected just now."""
+        return frozenset(self._devices)
+
     def deliver(self, command: Command) -> bool:
         """As `Outlet.deliver`."""
         connection = self._devices.get(command.device)

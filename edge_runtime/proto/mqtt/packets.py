@@ -107,7 +107,7 @@ def connack(code: ConnectCode, *, session_present: bool = False) -> bytes:
 
 def puback(packet_id: int) -> bytes:
     """PUBACK."""
-    return bytes((0x40, 2, packet_id >> 8, packet_id & 255))
+    return b"\x40\x02" + packet_id.to_bytes(2)
 
 
 def publish(topic: str, payload: bytes, *, qos: int = 0, packet_id: int = 0, dup: bool = False) -> bytes:
