@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -110,8 +111,17 @@ class House:
         await self.door.stop()
 
     async def client(self) -> Client:
-        """A TCP connection to the door."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        """A TCP connection to the door; with small buffers, so that one who is not read notices it soon."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        except OSError:
+            sock.close()
+            raise
+        reader, writer = await asyncio.open_connection(sock=sock)
         client = Client(reader, writer)
         self.clients.append(client)
         return client

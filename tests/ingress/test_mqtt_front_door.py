@@ -281,8 +281,10 @@ async def test_a_gone_device_is_not_delivered_to(house: House) -> None:
     client = await house.device()
     client.send(subscribe_packet(1, (COMMANDS, 1)))
     await client.receive()
+    assert house.door.connected() == {"d"}
     client.close()
     await eventually(lambda: house.door.counters.connections == 0)
+    assert house.door.connected() == set()
     assert not house.door.deliver(house.order())
 
 
