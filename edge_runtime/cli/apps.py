@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from edge_runtime.cli.client import connect
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, out, print_json
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import DeployError
+from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import TriggerRow
 
 
@@ -34,7 +34,8 @@ def deploy(
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(f"{file} cannot be read: {error}") from error
-    found = connect(config_path).deploy({file.name: text}, check=check)
+    with connect(config_path) as client:
+        found = client.deploy({file.name: text}, check=check)
     if as_json:
         print_json(found)
         return
@@ -56,7 +57,8 @@ def _sentence(trigger: TriggerRow) -> str:
 
 def apps(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
     """Show the live apps."""
-    rows = connect(config_path).apps()
+    with connect(config_path) as client:
+        rows = client.apps()
     if as_json:
         print_json(rows)
         return

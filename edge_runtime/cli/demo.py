@@ -13,13 +13,13 @@ import typer
 from rich.live import Live
 
 from cloud_bridge.local_cloud import received
-from edge_runtime.cli.client import NotRunning
 from edge_runtime.cli.console import AsJson, err, out, print_json
 from edge_runtime.cli.progress import guest_progress
 from edge_runtime.cli.view import Picture
 from edge_runtime.demo.account import Account, account, since
 from edge_runtime.demo.site import BOARDS, Site
 from edge_runtime.errors import EdgeError
+from edge_runtime.planes.client import NotRunning
 from hil.journal import BoardJournal
 
 FOLDER = Path("edge-demo")

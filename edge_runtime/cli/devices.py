@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from edge_runtime.cli.client import connect
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, out, print_json
 from edge_runtime.clock import SystemClock
+from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import DeviceKey
 
 
@@ -28,7 +28,8 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Register a device and show its key, this once."""
-    key = connect(config_path).add_device(device)
+    with connect(config_path) as client:
+        key = client.add_device(device)
     if as_json:
         print_json(key)
     else:
@@ -41,7 +42,8 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Give a device a new key; the old one is void at once."""
-    key = connect(config_path).rotate_key(device)
+    with connect(config_path) as client:
+        key = client.rotate_key(device)
     if as_json:
         print_json(key)
     else:
@@ -56,7 +58,8 @@ def _show(key: DeviceKey, what: str) -> None:
 
 def list_(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
     """Show the registered devices."""
-    rows = connect(config_path).devices()
+    with connect(config_path) as client:
+        rows = client.devices()
     if as_json:
         print_json(rows)
         return

@@ -14,10 +14,10 @@ from pathlib import Path
 import typer
 
 from edge_runtime import config
-from edge_runtime.cli.client import Client, NotRunning
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, out, print_json
 from edge_runtime.errors import EdgeError
 from edge_runtime.functions.sandbox import build, cache
+from edge_runtime.planes.client import Client, NotRunning
 from edge_runtime.planes.messages import Finding
 
 ROOM_WANTED = 256 << 20
@@ -96,7 +96,8 @@ def _data(folder: Path) -> Iterator[Finding]:
 
 def _running(settings: config.Config) -> Iterator[Finding]:
     try:
-        status = Client(settings.socket).status()
+        with Client(settings.socket) as client:
+            status = client.status()
     except NotRunning:
         yield Finding(True, "gateway", "not running")
         yield _port(settings)

@@ -13,12 +13,12 @@ import uvloop
 from rich.table import Table
 
 from edge_runtime import config
-from edge_runtime.cli.client import NotRunning, connect
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, out, print_json
 from edge_runtime.cli.progress import guest_progress
 from edge_runtime.errors import ConfigError
 from edge_runtime.gateway import Gateway
 from edge_runtime.planes.api import ApiServer
+from edge_runtime.planes.client import NotRunning, connect
 from edge_runtime.planes.logs import open_logs
 
 EXIT_RESTART = 75
@@ -90,16 +90,16 @@ def status(
     wait: Annotated[float, typer.Option(help="Seconds to wait for the gateway to be up.")] = 0,
 ) -> None:
     """Show the running gateway at a glance."""
-    client = connect(config_path)
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            found = client.status()
-            break
-        except NotRunning:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.05)
+    with connect(config_path) as client:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                found = client.status()
+                break
+            except NotRunning:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
     if as_json:
         print_json(found)
         return

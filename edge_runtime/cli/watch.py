@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edge_runtime.cli.client import connect
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, out
+from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import Line
 
 COLOURS = {"event": "cyan", "command": "yellow", "command-end": "green", "dead-letter": "red"}
@@ -33,14 +33,15 @@ def tail(
     follow: Annotated[bool, typer.Option(help="Go on with what comes.")] = True,
 ) -> None:
     """Show events, commands and dead letters as they enter the journal, until Ctrl-C."""
-    for line in connect(config_path).tail(after, follow=follow):
-        if (device and line.device != device) or (kind and line.name != kind) or (only and line.type != only):
-            continue
-        if as_json:
-            sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
-            sys.stdout.flush()
-        else:
-            out.print(render(line), soft_wrap=True)
+    with connect(config_path) as client:
+        for line in client.tail(after, follow=follow):
+            if (device and line.device != device) or (kind and line.name != kind) or (only and line.type != only):
+                continue
+            if as_json:
+                sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+                sys.stdout.flush()
+            else:
+                out.print(render(line), soft_wrap=True)
 
 
 def render(line: Line) -> str:

@@ -6,15 +6,16 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from cloud_bridge.local_cloud import LocalCloud
-from edge_runtime.cli.client import Client, NotRunning
 from edge_runtime.config import load
 from edge_runtime.errors import EdgeError
 from edge_runtime.functions.sandbox import build, cache, compile
+from edge_runtime.planes.client import Client, NotRunning
 from edge_runtime.planes.messages import Deployed, Status
 from hil.board import JOURNAL, BoardConfig
 from hil.boards import demo_board
@@ -32,7 +33,7 @@ _CONFIG = """\
 name = "greenhouse"
 
 [mqtt]
-listen = "127.0.0.1:0"
+listen = "127.0.0.1:{port}"
 
 [functions]
 executors = 1
@@ -51,6 +52,14 @@ def examples() -> Path:
             f"the demo's example is not at {folder}", hint="It comes with a clone of the project; run 'make run' there."
         )
     return folder
+
+
+def _free_port() -> int:
+    """A port for the boards: chosen once for a run, so that a gateway that starts again is found again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _prepare_guest(progress: Callable[[str, float], None]) -> None:
@@ -88,7 +97,7 @@ class Site:
             env={"CLOUD_JOURNAL": str(self.cloud_journal)},
         )
         await self.cloud.start()
-        self.config.write_text(_CONFIG.format(url=self.cloud.url), "utf-8")
+        self.config.write_text(_CONFIG.format(port=_free_port(), url=self.cloud.url), "utf-8")
         say("starting the gateway")
         await self.start_gateway()
         say("deploying greenhouse.py")
@@ -122,6 +131,7 @@ class Site:
             )
         finally:
             os.close(log)
+        self._close_client()
         self.client = Client(load(self.config).socket)
         async with asyncio.timeout(READY_SECONDS):
             while self._gateway.returncode is None:
@@ -157,8 +167,13 @@ class Site:
                     await self._gateway.wait()
             except TimeoutError:
                 await self.kill_gateway()
+        self._close_client()
         if hasattr(self, "cloud"):
             await self.cloud.stop()
+
+    def _close_client(self) -> None:
+        if hasattr(self, "client"):
+            self.client.close()
 
     def _board_folder(self, device: str) -> Path:
         return self.folder / "boards" / device

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -35,13 +37,25 @@ class NotRunning(EdgeError):
 
 
 class Client:
-    """Talks to the gateway whose socket is at `path`."""
+    """Talks to the gateway whose socket is at `path`. A context manager: leaving it closes the connection."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(path)), base_url="http://edge", timeout=TIMEOUT, trust_env=False
         )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        self._http.close()
 
     def status(self) -> Status:
         """The gateway at a glance."""
@@ -90,13 +104,22 @@ class Client:
 
     @contextlib.contextmanager
     def _reachable(self) -> Iterator[None]:
+        # Asked first: the HTTP client leaves a socket open when nobody listens.
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self._path))
+            except PermissionError as error:
+                raise EdgeError(
+                    f"{self._path} belongs to another user", hint="Run this as the user who runs the gateway."
+                ) from error
+            except OSError as error:
+                raise NotRunning(
+                    f"no gateway is running on {self._path.parent}",
+                    hint="Start one with 'edge run', or name its --config.",
+                ) from error
         try:
             yield
-        except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
-            raise NotRunning(
-                f"no gateway is running on {self._path.parent}", hint="Start one with 'edge run', or name its --config."
-            ) from error
-        except httpx.RemoteProtocolError as error:
+        except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
             raise NotRunning("the gateway has stopped") from error
         except httpx.TimeoutException as error:
             raise EdgeError("the gateway does not answer", hint="See its log.") from error

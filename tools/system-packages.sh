@@ -1,0 +1,18 @@
+#!/bin/sh
+# Installs the Debian packages that tests and benchmarks use as real peers; without the rights to, names them.
+set -u
+missing=""
+want() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
+want mosquitto mosquitto
+want mosquitto_pub mosquitto-clients
+want cc gcc
+want setpriv util-linux
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" = 0 ]; then as=""; elif sudo -n true 2>/dev/null; then as="sudo"; else as="none"; fi
+if [ "$as" != none ] && command -v apt-get >/dev/null 2>&1; then
+    echo "Installing system packages:$missing"
+    # A package starts its service in a fresh machine; the tests start their own on free ports.
+    $as apt-get update -qq && $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null && exit 0
+fi
+echo "These system packages are missing; the tests that need them are skipped:$missing"
+echo "  sudo apt install$missing"
