@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import wasmtime
@@ -20,7 +19,6 @@ _BOOT = """
 import gc, sys
 gc.disable()  # firmware/boards/wasi/edge_port.py says why
 sys.path[:] = ["", "/lib", ".frozen"]
-import main
 """
 
 
@@ -89,11 +87,12 @@ class Link:
             self._socket = None
 
 
-def run_script(script: str, *, heap: str, folder: Path | None, call: Callable[[str, str], str]) -> int:
-    """Run a MicroPython script with `folder` as its file system; returns its exit status.
+def run(folder: Path, heap: str, script: str) -> int:
+    """Run a script with `folder` as the board's file system; returns its exit status.
 
-    `call(name, text)` answers the guest's `host.call`. Raises wasmtime.Trap if the interpreter itself breaks.
+    Raises wasmtime.Trap if the interpreter itself breaks.
     """
+    call = Link().call
     wasm = find_wasm()
     if wasm is None:
         print("MicroPython's WASI build is not installed", flush=True)
@@ -103,11 +102,10 @@ def run_script(script: str, *, heap: str, folder: Path | None, call: Callable[[s
     store = wasmtime.Store(engine)
     store.set_limits(memory_size=16 << 20)
     wasi = wasmtime.WasiConfig()
-    wasi.argv = ["micropython", "-X", f"heapsize={heap}", "-c", script]
+    wasi.argv = ["micropython", "-X", f"heapsize={heap}", "-c", _BOOT + script]
     wasi.inherit_stdout()
     wasi.inherit_stderr()
-    if folder is not None:
-        wasi.preopen_dir(str(folder), "/")
+    wasi.preopen_dir(str(folder), "/")
     store.set_wasi(wasi)
     linker = wasmtime.Linker(engine)
     linker.define_wasi()
@@ -136,8 +134,3 @@ def run_script(script: str, *, heap: str, folder: Path | None, call: Callable[[s
     except wasmtime.ExitTrap as ended:
         return ended.code
     return 0
-
-
-def run(folder: Path, heap: str) -> int:
-    """Be a board whose file system is `folder`."""
-    return run_script(_BOOT, heap=heap, folder=folder, call=Link().call)
