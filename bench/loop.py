@@ -25,6 +25,8 @@ from pathlib import Path
 import msgspec
 from report import Report, Result, compared, machine, show
 
+from edge_runtime.planes.client import Client, NotRunning
+
 HERE = Path(__file__).parent
 BOARDS = 50
 RATES = (100, 1000)
@@ -129,8 +131,6 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 @contextlib.contextmanager
 def start_gateway(folder: Path) -> Iterator[Loop]:
     """A real gateway with its boards registered and the app deployed."""
-    # Here, since it imports all of the gateway: the load generator and the peer can be tried without.
-    from edge_runtime.planes.client import Client, NotRunning
 
     def answers() -> bool:
         try:
@@ -147,8 +147,7 @@ def start_gateway(folder: Path) -> Iterator[Loop]:
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True
         )
-    with running(process):
-        client = Client(folder / "data" / "edge.sock")
+    with running(process), Client(folder / "data" / "edge.sock") as client:
         wait_until(answers, process, log, "the gateway")
         keys = {device: client.add_device(device).key for device in _devices()}
         client.deploy({"bench.py": APP})
