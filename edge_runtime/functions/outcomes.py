@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from edge_runtime.events import NAME, Event
-from edge_runtime.flows.ports import Emit, Failure, LogLine, Order, Outcome, Success
+from edge_runtime.flows.ports import Failure, LogLine, Order, Outcome, Success
 from edge_runtime.functions.limits import Limits
 
 MAX_DEPTH = 16
@@ -45,7 +45,7 @@ def judge(payload: bytes, micros: int, event: Event, limits: Limits) -> Outcome:
     """The outcome that the sandbox reported for `event`, or the failure that it deserves."""
     try:
         outcome: Outcome = _decode(payload)
-        if type(outcome) is Success:
+        if isinstance(outcome, Success):
             _check_success(outcome, event, limits)
         else:
             _check_failure(outcome)
@@ -62,13 +62,13 @@ def _check_success(outcome: Success, event: Event, limits: Limits) -> None:
     if len(outcome.effects) > limits.effects:
         raise _Refused(f"more than {limits.effects} commands and emitted events")
     for effect in outcome.effects:
-        if type(effect) is Order:
+        if isinstance(effect, Order):
             if effect.device != event.device:
                 raise _Refused(f"a command to '{effect.device}' was not granted", "error")
             if not NAME.fullmatch(effect.name) or not 0 < effect.ttl <= MAX_TTL:
                 raise _Refused("a command is malformed")
             _check_plain(effect.args)
-        elif type(effect) is Emit:
+        else:
             if not NAME.fullmatch(effect.kind):
                 raise _Refused("an emitted event's kind is malformed")
             _check_plain(effect.data)

@@ -24,7 +24,7 @@ def compiled(wasm: Path, guest_version: str, folder: Path, progress: Progress) -
         if not cache.is_own(path):
             with cache.written(path) as target, wasm.open("rb") as source, target.open("wb") as output:
                 run_watched(
-                    list(command(__name__)),
+                    command(__name__),
                     what="compiling the sandbox guest",
                     expected=EXPECTED_SECONDS,
                     progress=progress,

@@ -15,7 +15,8 @@ import msgspec
 from edge_runtime.flows.ports import Failure
 from edge_runtime.functions.sandbox import cache, jail
 from edge_runtime.functions.sandbox.engine import engine
-from edge_runtime.functions.sandbox.instance import Guests, Instance, Refusal, Stopped
+from edge_runtime.functions.sandbox.errors import Refusal, Stopped
+from edge_runtime.functions.sandbox.instance import Guests, Instance
 from edge_runtime.functions.sandbox.protocol import (
     FrameTooLarge,
     Load,

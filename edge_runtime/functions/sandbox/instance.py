@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wasmtime import Engine, ExitTrap, Store, StoreContext, WasiConfig, WasmtimeError
-from wasmtime.component import Component, ExportIndex, Linker, ResourceAny
+from wasmtime import Engine, Store, WasmtimeError
+from wasmtime.component import Component, ExportIndex, Linker
 
 from edge_runtime.functions.limits import MIB
+from edge_runtime.functions.sandbox import wasi
 from edge_runtime.functions.sandbox.build import GuestError
 from edge_runtime.functions.sandbox.engine import TICK
-
-_WASI_POLL = "wasi:io/poll@0.2.12"
-"""As wasmtime's own linker names it; a definition under any other version would not replace it."""
+from edge_runtime.functions.sandbox.errors import Refusal, Stopped
 
 _REHEARSAL = (
     '{"files":{"rehearsal.py":"from edge import App\\napp = App(\\"rehearsal\\")\\n@app.on(\\"a\\")\\n'
@@ -24,19 +24,6 @@ _REHEARSAL_EVENTS = '[["d","a",0,{"b":1.5},"d/0/0",0,"",0]]'
 
 Done = Callable[[int, str], bool]
 """Takes the outcome (JSON) of an event by its index; answers whether to go on."""
-
-
-class Stopped(Exception):
-    """The guest did not end by itself; it is dead. `reason` is one of `Failure.reason`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-class Refusal(Exception):
-    """The guest refused an app; `str()` is its problem as JSON."""
 
 
 def _ticks(micros: int) -> int:
@@ -51,16 +38,7 @@ class Guests:
         self._component = Component.deserialize_file(engine, str(path))
         self._done: Done | None = None
         self._linker = Linker(engine)
-        self._linker.add_wasip2()
-        self._linker.allow_shadowing = True
-        with self._linker.root() as root:
-            with root.add_instance("edge:guest/host") as host:
-                host.add_func("done", self._on_done)
-            with root.add_instance(_WASI_POLL) as poll:
-                # Epochs do not interrupt host calls: a guest that waited in one would outlast its deadline. So whatever
-                # it waits for is ready at once, and a guest that waits in a loop is stopped like any other loop.
-                poll.add_func("poll", _all_ready)
-                poll.add_func("[method]pollable.block", lambda store, pollable: pollable.drop(store))
+        wasi.define(self._linker, self._component, engine, {"done": self._on_done})
         self._exports = {name: self._export(name) for name in ("load", "run")}
 
     def _export(self, name: str) -> ExportIndex:
@@ -73,7 +51,6 @@ class Guests:
         """A new instance; a rehearsed one has its pages and code paths touched, so that its first app loads faster."""
         store = Store(self._engine)
         store.set_limits(memory_size=64 * MIB, instances=100, tables=100, memories=10)
-        store.set_wasi(WasiConfig())  # no files, environment, arguments, sockets or streams
         store.set_epoch_deadline(_ticks(10_000_000))
         instance = self._linker.instantiate(store, self._component)
         functions = {name: instance.get_func(store, index) for name, index in self._exports.items()}
@@ -131,16 +108,15 @@ class Instance:
     def _call(self, name: str, *arguments: object) -> Any:
         try:
             return self._functions[name](self._store, *arguments)
-        except ExitTrap:
-            raise Stopped("crash", "the function ended its interpreter") from None
         except WasmtimeError as error:
             raise _stopped(str(error)) from None
+        except Stopped:
+            raise
+        except Exception as error:  # ours, from a host function: it must not cost the other apps their executor
+            raise Stopped("crash", f"the sandbox's interface failed: {error!r}"[:500]) from None
 
 
-def _all_ready(store: StoreContext, pollables: list[ResourceAny]) -> list[int]:
-    for pollable in pollables:
-        pollable.drop(store)  # only the loan of it
-    return list(range(len(pollables)))
+_UNDEFINED = re.compile(r"unknown import: `wasi:([^`@]+)(?:@[^`#]*)?#?([^`]*)`")
 
 
 def _stopped(message: str) -> Stopped:
@@ -148,5 +124,7 @@ def _stopped(message: str) -> Stopped:
         return Stopped("timeout", "")
     if "call stack exhausted" in message:
         return Stopped("crash", "the recursion was too deep for the interpreter")
+    if undefined := _UNDEFINED.search(message):
+        return Stopped("error", f"functions have no {undefined[1]} ({undefined[2]})")
     last = message.strip().splitlines()[-1].strip() if message.strip() else "no reason given"
     return Stopped("crash", f"the interpreter broke: {last[:300]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -17,12 +16,16 @@ def _folder(module: ModuleType) -> str:
     return str(Path(module.__path__[0]).resolve().parent)
 
 
-def command(module: str, *arguments: str) -> Sequence[str]:
-    """The command line that runs `main()` of a module of ours with `arguments`, to be started with `env={}`.
+def python(script: str, *arguments: str) -> list[str]:
+    """The command line that runs a script which can import our packages, to be started with `env={}`.
 
     `-I -S` leaves out the user's environment and all start-up hooks of installed packages; the few folders that the
     child needs are named outright.
     """
     folders = list(dict.fromkeys(_folder(package) for package in (edge_runtime, msgspec, wasmtime)))
-    script = f"import sys; sys.path += {folders!r}; from {module} import main; main()"
-    return [sys.executable, "-I", "-S", "-B", "-c", script, *arguments]
+    return [sys.executable, "-I", "-S", "-B", "-c", f"import sys; sys.path += {folders!r}; {script}", *arguments]
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs `main()` of a module of ours with `arguments`, to be started with `env={}`."""
+    return python(f"from {module} import main; main()", *arguments)

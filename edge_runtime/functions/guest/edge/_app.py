@@ -100,7 +100,7 @@ class App:
         self.triggers[trigger.name] = trigger
 
     def __getattr__(self, name: str) -> Any:
-        close = get_close_matches(name, ("on", "route"), n=1)
+        close = get_close_matches(name, ("on", "route"), n=1, cutoff=0.5)
         hint = f"did you mean '@app.{close[0]}'?" if close else "there are @app.on and @app.route"
         raise AttributeError(f"an app has no trigger '{name}'; {hint}")
 

@@ -1,0 +1,16 @@
+"""How a guest can end other than by returning."""
+
+from __future__ import annotations
+
+
+class Stopped(Exception):
+    """The guest did not end by itself; it is dead. `reason` is one of `Failure.reason`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Refusal(Exception):
+    """The guest refused an app; `str()` is its problem as JSON."""

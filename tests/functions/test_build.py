@@ -1,0 +1,142 @@
+"""The guest's cache: built once, whole, and only ever read from files of our own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.functions.sandbox import build, cache, compile, engine
+
+
+def quiet(_what: str, _fraction: float) -> None:
+    pass
+
+
+def test_the_cached_guest_is_used_again(guest: tuple[Path, Path]) -> None:
+    folder = cache.default_folder()
+    told: list[str] = []
+    before = [path.stat().st_mtime_ns for path in guest]
+    wasm = build.built(folder, lambda what, _: told.append(what))
+    assert compile.compiled(wasm, build.guest_version(), folder, lambda what, _: told.append(what)) == guest[1]
+    assert [path.stat().st_mtime_ns for path in guest] == before
+    assert told == []
+    assert guest[1].stat().st_mode & 0o077 == 0
+
+
+def test_a_shipped_guest_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "guest.wasm"
+    ours = build.guest_version()
+    shipped.write_bytes(b"shipped")
+    monkeypatch.setattr(build, "SHIPPED", shipped)
+    assert build.built(tmp_path / "cache", quiet) == shipped
+    assert build.guest_version() != ours
+
+
+def test_without_the_builder_the_person_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(build.GuestError) as raised:
+        build.built(tmp_path / "cache", quiet)
+    assert raised.value.hint == "pip install 'edge-runtime[guest]'"
+
+
+def test_progress_is_told_and_ends_at_one() -> None:
+    told: list[tuple[str, float]] = []
+    command = [sys.executable, "-c", "import time; time.sleep(0.5)"]
+    build.run_watched(command, what="waiting", expected=1.0, progress=lambda *said: told.append(said))
+    fractions = [fraction for _, fraction in told]
+    assert len(fractions) >= 3
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_a_build_that_fails_says_why() -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('no such module')"]
+    with pytest.raises(build.GuestError, match=r"building failed \(exit status 1\): no such module"):
+        build.run_watched(command, what="building", expected=1.0, progress=quiet)
+
+
+def test_a_module_that_cannot_be_compiled_leaves_nothing_behind(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.wasm"
+    broken.write_bytes(b"\0asm broken")
+    folder = tmp_path / "cache"
+    with pytest.raises(build.GuestError, match="compiling the sandbox guest failed"):
+        compile.compiled(broken, "broken", folder, quiet)
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+def test_files_that_others_could_write_are_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "guest.cwasm"
+    path.write_bytes(b"code")
+    path.chmod(0o600)
+    os.close(cache.open_own(path))
+    path.chmod(0o620)
+    assert not cache.is_own(path)
+    path.chmod(0o600)
+    link = tmp_path / "link.cwasm"
+    link.symlink_to(path)
+    assert not cache.is_own(link)
+    assert not cache.is_own(tmp_path)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+        with pytest.raises(cache.CacheError, match="owner 12345"):
+            cache.open_own(path)
+
+
+def test_a_folder_open_to_others_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o755)
+    assert cache.prepare(folder).stat().st_mode & 0o777 == 0o700
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, 12345)
+        with pytest.raises(cache.CacheError, match="belongs to another user"):
+            cache.prepare(folder)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(ZeroDivisionError), cache.written(path) as temporary:
+        temporary.write_text("half")
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+    with cache.written(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+
+
+def _hold(folder: Path, held: multiprocessing.synchronize.Event, release: multiprocessing.synchronize.Event) -> None:
+    with cache.locked(folder, quiet):
+        held.set()
+        release.wait()
+
+
+def test_two_processes_take_turns(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, held, release))
+    other.start()
+    held.wait()
+    waited = threading.Event()
+
+    def progress(what: str, _fraction: float) -> None:
+        assert "another process" in what
+        waited.set()
+        release.set()
+
+    with cache.locked(tmp_path, progress):
+        assert waited.is_set()
+    other.join()
+
+
+def test_the_fingerprint_names_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = engine.fingerprint()
+    assert before == engine.fingerprint()
+    monkeypatch.setattr(engine, "_cpu_features", lambda: "another processor")
+    assert engine.fingerprint() != before

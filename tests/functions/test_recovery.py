@@ -1,0 +1,160 @@
+"""Executors that die, hang or lie, and what their work comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.errors import EdgeError
+from edge_runtime.flows.ports import Unavailable
+from edge_runtime.functions import FunctionPlatform, Limits, pool, remote
+from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Splitter, Unload, Unloaded, frame
+
+from .conftest import Start, app, deploy, event, failed, ok
+
+COUNT = '@app.route("climate", to="x")\ndef f(e): return e.seq\n'
+
+BUSY = """
+import time
+@app.route("climate", to="x")
+def f(event):
+    end = time.monotonic() + 0.03
+    while time.monotonic() < end: pass
+    return event.seq
+"""
+
+
+def executor(platform: FunctionPlatform, index: int = 0) -> int:
+    return platform.report().executors[index].pid
+
+
+async def test_a_batch_survives_the_kill_of_its_executor(platform: FunctionPlatform) -> None:
+    ref = await deploy(platform, app(BUSY))
+    first = executor(platform)
+    batch = asyncio.create_task(platform.invoke(ref("f"), [event(seq=n) for n in range(12)]))
+    lane = platform._running.lanes[0]
+    while not lane._calls > 4:  # load, and some pieces of the batch
+        await asyncio.sleep(0)
+    os.kill(first, signal.SIGKILL)
+    assert [ok(o).value for o in await batch] == list(range(12)), "an innocent event is not blamed"
+    assert executor(platform) != first
+    assert platform.stats().restarts == 1
+
+
+async def test_what_is_loaded_is_loaded_again(start: Start) -> None:
+    platform = await start()
+    refs = [await deploy(platform, app(COUNT, name)) for name in ("a", "b", "c")]
+    os.kill(executor(platform), signal.SIGKILL)
+    for ref in refs:
+        assert [ok(o).value for o in await platform.invoke(ref("f"), [event(seq=5)])] == [5]
+    assert platform.stats().restarts == 1
+
+
+async def test_the_other_executor_notices_nothing(start: Start) -> None:
+    platform = await start(executors=2)
+    one = await deploy(platform, app(COUNT, "one"))
+    two = await deploy(platform, app(COUNT, "two"))
+    os.kill(executor(platform, 0), signal.SIGKILL)
+    second = executor(platform, 1)
+    assert [ok(o).value for o in await platform.invoke(two("f"), [event()])] == [1]
+    assert [ok(o).value for o in await platform.invoke(one("f"), [event()])] == [1]
+    assert executor(platform, 1) == second
+
+
+async def test_the_event_that_kills_its_executor_twice_is_blamed_and_no_other(platform: FunctionPlatform) -> None:
+    """As a bug in the sandbox itself would look: each time event 3 is in it, the process dies."""
+    ref = await deploy(platform, app(BUSY))
+    lane = platform._running.lanes[0]
+    call = remote.Remote.call
+
+    async def deadly(self: remote.Remote, request: object, patience: float) -> object:
+        if getattr(request, "function", "") == "f" and '/3",3,' in request.events:  # type: ignore[attr-defined]
+            os.kill(self.pid, signal.SIGKILL)
+        return await call(self, request, patience)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote.Remote, "call", deadly)
+        outcomes = list(await platform.invoke(ref("f"), [event(seq=n) for n in range(6)]))
+    blamed = failed(outcomes.pop(3))
+    assert blamed.reason == "crash"
+    assert "died twice on this event" in blamed.detail
+    assert [ok(o).value for o in outcomes] == [0, 1, 2, 4, 5]
+    assert lane.restarts == 2
+
+
+async def test_a_silent_executor_is_killed(platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MARGIN", 0.1)
+    ref = await deploy(platform, app(COUNT))
+    first = executor(platform)
+    os.kill(first, signal.SIGSTOP)
+    assert [ok(o).value for o in await platform.invoke(ref("f"), [event()])] == [1]
+    assert executor(platform) != first
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+
+
+async def test_an_executor_that_cannot_start_again_makes_functions_unavailable(
+    platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = await deploy(platform, app(COUNT))
+    working = remote.command
+    monkeypatch.setattr(remote, "command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no room')"])
+    monkeypatch.setattr(pool, "BACKOFF", (0.0,))
+    os.kill(executor(platform), signal.SIGKILL)
+    with pytest.raises(Unavailable, match="no room"):
+        await platform.invoke(ref("f"), [event()])
+    monkeypatch.setattr(remote, "command", working)
+    while platform.report().executors[0].problem:
+        await asyncio.sleep(0)
+    assert [ok(o).value for o in await platform.invoke(ref("f"), [event()])] == [1]
+
+
+async def test_a_cancelled_call_leaves_the_lane_in_order(platform: FunctionPlatform) -> None:
+    slow = await deploy(platform, app(BUSY, "slow"))
+    quick = await deploy(platform, app(COUNT, "quick"))
+    task = asyncio.create_task(platform.invoke(slow("f"), [event(seq=n) for n in range(50)]))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [ok(o).value for o in await platform.invoke(quick("f"), [event()])] == [1]
+
+
+async def test_an_executor_ends_with_its_gateway(start: Start) -> None:
+    platform = await start(limits=Limits(time=300_000))
+    ref = await deploy(platform, app('@app.on("climate")\ndef f(e):\n    while True: pass\n'))
+    spinning = asyncio.create_task(platform.invoke(ref("f"), [event()]))
+    await asyncio.sleep(0)
+    pid = executor(platform)
+    await platform.stop()
+    with pytest.raises(Unavailable):
+        await spinning
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_guest_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    """Machine code that others could have written is never mapped."""
+    planted = tmp_path / "guest.cwasm"
+    planted.write_bytes(b"x")
+    planted.chmod(0o666)
+    with pytest.raises(EdgeError, match="not a file of ours alone"):
+        await remote.Remote(planted, 1).start()
+
+
+def test_frames_come_out_whole_however_they_are_cut() -> None:
+    data = frame(Unload(1, 2)) + frame(Unloaded(1))
+    for size in range(1, len(data) + 1):
+        splitter = Splitter()
+        frames = [found for at in range(0, len(data), size) for found in splitter.feed(data[at : at + size])]
+        assert [len(found) + 4 for found in frames] == [len(frame(Unload(1, 2))), len(frame(Unloaded(1)))]
+
+
+def test_a_frame_beyond_the_limit_is_refused_before_it_arrives() -> None:
+    with pytest.raises(FrameTooLarge):
+        Splitter().feed(b"\xff\xff\xff\xff")
