@@ -189,7 +189,10 @@ def start_peer(folder: Path, mosquitto: str) -> Iterator[Loop]:
     with running(broker):
         wait_until(lambda: _accepts(port), broker, log, "mosquitto")
         service = subprocess.Popen(
-            [sys.executable, str(HERE / "paho_service.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(HERE / "load" / "paho_service.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         with running(service):
             assert service.stdin is not None
