@@ -13,6 +13,7 @@ import pytest
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.functions import FunctionPlatform, Limits, pool, remote
+from edge_runtime.functions.sandbox import spawn
 from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Splitter, Unload, Unloaded, frame
 
 from .conftest import Start, app, deploy, event, failed, ok
@@ -102,13 +103,14 @@ async def test_an_executor_that_cannot_start_again_makes_functions_unavailable(
     platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = await deploy(platform, app(COUNT))
-    working = remote.command
-    monkeypatch.setattr(remote, "command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no room')"])
+    monkeypatch.setattr(
+        "edge_runtime.functions.remote.command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no room')"]
+    )
     monkeypatch.setattr(pool, "BACKOFF", (0.0,))
     os.kill(executor(platform), signal.SIGKILL)
     with pytest.raises(Unavailable, match="no room"):
         await platform.invoke(ref("f"), [event()])
-    monkeypatch.setattr(remote, "command", working)
+    monkeypatch.setattr("edge_runtime.functions.remote.command", spawn.command)
     while platform.report().executors[0].problem:
         await asyncio.sleep(0)
     assert [ok(o).value for o in await platform.invoke(ref("f"), [event()])] == [1]
