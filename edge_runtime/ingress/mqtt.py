@@ -90,6 +90,8 @@ class MqttFrontDoor:
         """Connections that would be read again but for `max_unacknowledged_total`."""
         self.stopping = False
         self._connections: set[Connection] = set()
+        self._strangers: dict[Connection, None] = {}
+        """Connections that have not shown a key yet, oldest first."""
         self._devices: dict[str, Connection] = {}
         self._failures = FailedLogins(clock)
         self._refusing: set[Connection] = set()
@@ -165,19 +167,31 @@ class MqttFrontDoor:
 
     def joined(self, connection: Connection) -> bool:
         """A connection was made; False if there is no room for it."""
+        full = self.counters.connections >= self.limits.max_connections
         self._connections.add(connection)
         self._empty.clear()
         self.counters.connections += 1
-        if self.stopping or len(self._connections) > self.limits.max_connections:
-            self.counters.turned_away += 1
-            self.log(f"a connection from {connection.name} was turned away: {self.limits.max_connections} are open")
+        if self.stopping or (full and not self._strangers):
+            self._turned_away(connection)
             return False
+        if full:
+            # A board shows its key at once; who holds a connection without one is the first to go.
+            oldest = next(iter(self._strangers))
+            self._turned_away(oldest)
+            oldest.cut()
+        self._strangers[connection] = None
         self.wheel.put(connection)
         return True
+
+    def _turned_away(self, connection: Connection) -> None:
+        self._strangers.pop(connection, None)
+        self.counters.turned_away += 1
+        self.log(f"a connection from {connection.name} was turned away: {self.limits.max_connections} are open")
 
     def entered(self, connection: Connection, device: str) -> None:
         """A device has shown its key; it has one connection, the newest ([MQTT-3.1.4-2])."""
         self.counters.accepted += 1
+        self._strangers.pop(connection, None)
         self.registry.last_seen[device] = self.clock.now()
         old = self._devices.get(device)
         if old is not None:
@@ -196,6 +210,7 @@ class MqttFrontDoor:
         self.closing(connection, device)
         self.wheel.remove(connection)
         self._connections.discard(connection)
+        self._strangers.pop(connection, None)
         self.counters.connections -= 1
         if not self._connections:
             self._empty.set()

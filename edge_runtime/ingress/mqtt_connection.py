@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from edge_runtime import wire
 from edge_runtime.events import DEVICE, NAME
 from edge_runtime.ingress.admission import Settle, Verdict
+from edge_runtime.ingress.mqtt_subscriptions import REFUSED, Subscriptions
 from edge_runtime.journal.records import Command
 from edge_runtime.proto import mqtt
 
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 
 ROUTES = 64
 """Topics per connection whose meaning is remembered."""
-SUBSCRIPTIONS = 16
-"""Filters per connection; a board needs one."""
-COMMANDS_IN_FLIGHT = 32
-"""Commands sent and not yet acknowledged; the rest wait in the outbox."""
 OVERHEAD = 512
 """What a message in waiting costs beside its payload, roughly, in bytes."""
-REFUSED_FILTER = 0x80
 
 Route = Callable[[bytes, str, Settle], None]
 
@@ -68,8 +63,6 @@ class Connection(asyncio.Protocol):
         "_device",
         "_door",
         "_heard",
-        "_in_flight",
-        "_last_id",
         "_machine",
         "_mute",
         "_out",
@@ -107,9 +100,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._writing_paused = False
         self._routes: dict[str, Route] = {}
-        self._subscriptions: dict[str, int] = {}
-        self._in_flight: dict[int, bytes] = {}
-        self._last_id = 0
+        self._subscriptions = Subscriptions("")
         self._waiting: deque[Message] = deque()
         self._unacknowledged = 0
         self._out: list[bytes] = []
@@ -213,7 +204,7 @@ class Connection(asyncio.Protocol):
             case mqtt.Connect():
                 self._connect(packet)
             case mqtt.PubAck():
-                self._in_flight.pop(packet.packet_id, None)
+                self._subscriptions.acknowledged(packet.packet_id)
             case mqtt.PingReq():
                 self._door.registry.last_seen[self._device] = self._door.clock.now()
                 self.send(mqtt.PINGRESP)
@@ -221,7 +212,7 @@ class Connection(asyncio.Protocol):
                 self._subscribe(packet)
             case mqtt.Unsubscribe():
                 for pattern in packet.filters:
-                    self._subscriptions.pop(pattern, None)
+                    self._subscriptions.remove(pattern)
                 self.send(mqtt.unsuback(packet.packet_id))
             case mqtt.Disconnect():
                 self._close()
@@ -243,6 +234,7 @@ class Connection(asyncio.Protocol):
             return
         self._device = device
         self._tree = f"/devices/{device}/"
+        self._subscriptions = Subscriptions(self._tree)
         self._state = _OPEN
         self._patience = (packet.keep_alive * 3 + 1) // 2 + 1 if packet.keep_alive else door.limits.idle
         self._heard = door.wheel.now
@@ -269,25 +261,22 @@ class Connection(asyncio.Protocol):
         door.wheel.put(self)
 
     def _subscribe(self, packet: mqtt.Subscribe) -> None:
+        door = self._door
         codes = []
         listening = False
         for pattern, qos in packet.filters:
-            if not pattern.startswith(self._tree):
-                self._door.counters.trespasses += 1
-                self._door.security(
+            code = self._subscriptions.add(pattern, qos)
+            codes.append(code)
+            if not self._subscriptions.allows(pattern):
+                door.counters.trespasses += 1
+                door.security(
                     f"device {self.name} wanted to subscribe to {_shown(pattern)}, outside {self._tree}; refused"
                 )
-                codes.append(REFUSED_FILTER)
-            elif pattern not in self._subscriptions and len(self._subscriptions) >= SUBSCRIPTIONS:
-                codes.append(REFUSED_FILTER)
-            else:
-                granted = min(qos, 1)
-                self._subscriptions[pattern] = granted
-                codes.append(granted)
-                listening = listening or pattern[len(self._tree) :].partition("/")[0] in ("commands", "+", "#")
+            elif code != REFUSED:
+                listening = listening or self._subscriptions.listens(pattern)
         self.send(mqtt.suback(packet.packet_id, codes))
         if listening:
-            self._door.on_listening(self._device)
+            door.on_listening(self._device)
 
     # What admission decides
 
@@ -339,28 +328,10 @@ class Connection(asyncio.Protocol):
         """Send a command if the device has subscribed to it; True if it is on its way to the device."""
         if self._state != _OPEN or self._mute or self._writing_paused:
             return False
-        topic = f"{self._tree}commands/{command.name}"
-        granted = [qos for pattern, qos in self._subscriptions.items() if mqtt.matches(pattern, topic)]
-        if not granted:
-            return False
-        if command.id in self._in_flight.values():
-            return True  # TCP has it; sending it twice on one connection would not bring it there sooner
-        qos = max(granted)
-        packet_id = 0
-        if qos:
-            if len(self._in_flight) >= COMMANDS_IN_FLIGHT:
-                return False
-            packet_id = self._next_id()
-            self._in_flight[packet_id] = command.id
-        message = wire.CommandMessage(command.id, command.expires, command.name, command.args, command.cause)
-        self.send(mqtt.publish(topic, wire.encode_command(message), qos=qos, packet_id=packet_id))
-        return True
-
-    def _next_id(self) -> int:
-        while True:
-            self._last_id = self._last_id % 65_535 + 1
-            if self._last_id not in self._in_flight:  # [MQTT-2.3.1-2]
-                return self._last_id
+        packet = self._subscriptions.publish(command)
+        if packet:
+            self.send(packet)
+        return packet is not None
 
     def send(self, packet: bytes) -> None:
         """Have `packet` leave with whatever else this turn of the event loop brings."""

@@ -85,6 +85,18 @@ async def test_more_connections_than_allowed_are_turned_away(build: Build) -> No
     await house.device()
 
 
+async def test_who_shows_no_key_makes_room_for_who_does(build: Build) -> None:
+    house = await build(MqttLimits(max_connections=3))
+    board = await house.device()
+    idlers = [await house.client() for _ in range(2)]
+    await eventually(lambda: house.door.counters.connections == 3)
+    await house.device("e", await house.registry.add("e"))
+    assert await idlers[0].receive() == b"", "the older of the two"
+    assert await board.ping() == mqtt.PINGRESP
+    idlers[1].send(connect_packet("f", await house.registry.add("f")))
+    assert await idlers[1].receive() == b"\x20\x02\x00\x00"
+
+
 # A journal that is full
 
 
