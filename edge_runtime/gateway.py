@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
@@ -85,7 +87,7 @@ class Gateway:
     async def _build(self, stack: contextlib.AsyncExitStack, progress: Callable[[str, float], None] | None) -> None:
         config, clock = self.config, self._clock
         data = config.gateway.data
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stack.enter_context(_held(data))
         self.platform = FunctionPlatform(
             data / "apps",
             clock,
@@ -307,6 +309,27 @@ class Gateway:
             p99=percentile(stats.take_micros, 0.99),
             waiting=stats.waiting,
         )
+
+
+@contextlib.contextmanager
+def _held(data: Path) -> Iterator[None]:
+    """The data folder, made if missing, for this process alone."""
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (data / "lock").open("a")
+    except OSError as error:
+        raise EdgeError(
+            f"the data folder {data} cannot be used: {error.strerror}",
+            hint="Name another gateway.data, or run the gateway as the folder's owner.",
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EdgeError(
+                f"a gateway is running on {data} already", hint="Stop it first, or name another gateway.data."
+            ) from None
+        yield
 
 
 def _triggers(manifest: Manifest) -> list[TriggerRow]:

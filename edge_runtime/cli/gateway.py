@@ -49,7 +49,6 @@ def init(
 def run(config_path: ConfigPath = CONFIG) -> None:
     """Run the gateway until Ctrl-C or SIGTERM."""
     settings = config.load(config_path)
-    settings.gateway.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     open_logs(settings.gateway.data / "logs")
     raise typer.Exit(uvloop.run(_serve(settings)))
 

@@ -11,6 +11,8 @@ import logging.handlers
 import sys
 from pathlib import Path
 
+from edge_runtime.errors import EdgeError
+
 MAX_BYTES = 4 << 20
 KEPT = 3
 """Each log is turned over at this size, and so many old ones are kept."""
@@ -45,7 +47,13 @@ class _Plain(logging.Formatter):
 
 def open_logs(folder: Path, *, terminal: bool = True) -> None:
     """Write the logs into `folder` (made if missing); `terminal` also prints them on standard error."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeError(
+            f"the logs cannot be written to {folder}: {error.strerror}",
+            hint="Name another gateway.data, or run the gateway as the folder's owner.",
+        ) from error
     root = logging.getLogger("edge")
     root.setLevel(logging.INFO)
     root.propagate = False

@@ -138,12 +138,12 @@ class SqliteJournal(asyncio.Protocol):
             waiting = [future for _, future in [*(self._group or []), *self._pending]]
             await asyncio.wait(waiting)
         self._closing = True
-        process = self._process
-        if self._transport is not None and process is not None:
+        if self._transport is not None:
             self._transport.write(frame(_encode(Close())))
-            await self._loop.run_in_executor(None, process.wait)
-            if self._transport is not None:
-                self._transport.close()
+        if self._process is not None:
+            await self._loop.run_in_executor(None, self._process.wait)
+        if self._transport is not None:
+            self._transport.close()
 
     # Grouping
 
