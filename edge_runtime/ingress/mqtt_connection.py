@@ -152,12 +152,12 @@ class Connection(asyncio.Protocol):
             else:
                 self._control(packet)
         limits = door.limits
-        if (
+        if self._waiting and (
             len(self._waiting) > limits.max_unacknowledged
             or self._unacknowledged > limits.max_unacknowledged_bytes
             or door.unacknowledged > limits.max_unacknowledged_total
         ):
-            self._pause()
+            self._pause()  # until `settled` finds that there is room again
 
     # What the device sends
 

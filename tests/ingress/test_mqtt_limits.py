@@ -204,6 +204,29 @@ async def test_one_who_sends_too_much_does_not_hold_up_another(build: Build) -> 
     assert await quiet.receive() == mqtt.puback(1)
 
 
+async def test_when_all_together_sent_too_much_those_who_sent_are_held_and_all_go_on_later(build: Build) -> None:
+    house = await build(MqttLimits(max_unacknowledged_total=10_000))
+    names = ["d", "e", "f"]
+    keys = [house.key, await house.registry.add("e"), await house.registry.add("f")]
+    noisy, late, idle = [await house.device(n, k) for n, k in zip(names, keys, strict=True)]
+    house.journal.slow = True
+    noisy.send(*(event_packet(i, "x" * 1000) for i in range(10)))
+    await eventually(lambda: len(house.journal.under_way) == 10)
+    late.send(event_packet(0, device="e"))
+    await eventually(lambda: len(house.journal.under_way) == 11)
+    late.send(event_packet(1, device="e"))
+    assert await idle.ping() == mqtt.PINGRESP, "who sends no events is not concerned"
+    await house.journal.finish(10)
+    assert await late.receive() == mqtt.puback(1)
+    assert house.door.held, "all it sent is durable, but there is no room for more yet"
+    await house.journal.let_through(10)
+    assert [await noisy.receive() for _ in range(10)] == [mqtt.puback(i) for i in range(1, 11)]
+    await eventually(lambda: len(house.journal.under_way) == 1)
+    await house.journal.let_through(1)
+    assert await late.receive() == mqtt.puback(2)
+    assert not house.door.held
+
+
 async def test_a_device_that_does_not_read_is_read_no_more(house: House) -> None:
     client = await house.device()
     client._reader._transport.pause_reading()  # type: ignore[attr-defined]
