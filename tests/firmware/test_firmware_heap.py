@@ -15,7 +15,7 @@ import pytest
 from hil.board import firmware_folder
 from hil.script import installed, run_script
 
-HEAP = Path(__file__).parent / "heap"
+ON_BOARD = Path(__file__).parent / "on_board"
 PACKAGE = firmware_folder() / "edge_device"
 SOURCES = sorted(PACKAGE.glob("*.py"))
 CORE = ("cbor", "commands", "config", "core", "mqtt", "queue", "session", "wire")
@@ -82,7 +82,7 @@ def run_work(machine: str, folder: Path, *, events: int, heap: str) -> list[int]
 
 def test_the_core_loads_and_works_in_a_heap_of_32_kib_on_32_bits(tmp_path: Path) -> None:
     need(installed("wasi"), "MicroPython's WASI build")
-    compile_to(tmp_path / "lib", [HEAP / "small_heap.py"])
+    compile_to(tmp_path / "lib", [ON_BOARD / "small_heap.py"])
     compile_to(tmp_path / "lib" / "edge_device", [PACKAGE / f"{name}.py" for name in CORE])
     early, late = run_work("wasi", tmp_path, events=1000, heap="32k")
     assert late == early
@@ -91,6 +91,6 @@ def test_the_core_loads_and_works_in_a_heap_of_32_kib_on_32_bits(tmp_path: Path)
 def test_nothing_grows_over_5000_events(tmp_path: Path) -> None:
     need(installed("unix"), "MicroPython's unix port")
     shutil.copytree(PACKAGE, tmp_path / "lib" / "edge_device")
-    shutil.copyfile(HEAP / "small_heap.py", tmp_path / "lib" / "small_heap.py")
+    shutil.copyfile(ON_BOARD / "small_heap.py", tmp_path / "lib" / "small_heap.py")
     early, late = run_work("unix", tmp_path, events=5000, heap="128k")
     assert late <= early

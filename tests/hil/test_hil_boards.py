@@ -28,7 +28,7 @@ from hil.wasi_board import WasiBoard
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GREENHOUSE = ROOT / "examples" / "greenhouse" / "board"
-COUNTER = Path(__file__).parent / "counter"
+COUNTER = ROOT / "tests" / "firmware" / "on_board" / "counter"
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 KINDS = {"unix": UnixBoard, "wasi": WasiBoard}
 
