@@ -14,7 +14,7 @@ from edge_runtime.flows.feed import Feed
 from edge_runtime.flows.flow import Flow, Taken
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal
-from edge_runtime.journal.records import FlowState, Record, Stored
+from edge_runtime.journal.records import FlowState, Progress, Record, Stored
 
 BATCH = 256
 """Records taken at a time: enough to pay for a call into the sandbox, few enough to wait for."""
@@ -140,6 +140,6 @@ class Runner:
             await self.save()
 
     async def _commit(self, cursor: int, effects: Sequence[Record]) -> None:
-        await self._journal.commit(self.flow.name, self.state.generation, cursor, effects)
+        await self._journal.commit(Progress(self.flow.name, self.state.generation, cursor), effects)
         self._committed = cursor
         self._dirty = False

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Record, Stored
+from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Progress, Record, Stored
 
 
 class Placed(Enum):
@@ -31,6 +31,8 @@ class Appended(msgspec.Struct, frozen=True):
 class Tables(msgspec.Struct):
     """The projections as they stand after the last commit."""
 
+    first: int
+    """The offset of the oldest record that is kept; `head + 1` when there is none."""
     head: int
     """The offset of the newest record; -1 for an empty journal."""
     flows: dict[str, FlowState]
@@ -55,8 +57,8 @@ class Journal(Protocol):
         """Append at most 1,000 records; events that are there already are recognised and left out."""
         ...
 
-    def commit(self, flow: str, generation: int, cursor: int, effects: Sequence[Record]) -> Awaitable[Appended]:
-        """Append a flow's effects and its progress to `cursor` together; `StaleGeneration` refuses both."""
+    def commit(self, progress: Progress, effects: Sequence[Record]) -> Awaitable[Appended]:
+        """Append a flow's effects and its progress together; `StaleGeneration` refuses both."""
         ...
 
     def read(self, after: int, limit: int) -> Awaitable[list[Stored]]:

@@ -36,10 +36,10 @@ class MemoryJournal:
         """As `Journal.append`."""
         return await self._write(records)
 
-    async def commit(self, flow: str, generation: int, cursor: int, effects: Sequence[Record]) -> Appended:
+    async def commit(self, progress: Progress, effects: Sequence[Record]) -> Appended:
         """As `Journal.commit`."""
-        self._projection.check(flow, generation)
-        return await self._write([*effects, Progress(flow, generation, cursor)])
+        self._projection.check(progress.flow, progress.generation)
+        return await self._write([*effects, progress])
 
     async def read(self, after: int, limit: int) -> list[Stored]:
         """As `Journal.read`."""

@@ -24,6 +24,7 @@ from edge_runtime.journal.records import (
     FlowState,
     Progress,
     Record,
+    Trimmed,
 )
 
 BootKey = tuple[str, bytes]
@@ -42,6 +43,7 @@ class Projection:
     def __init__(self, load_boot: Callable[[BootKey], seen.Intervals] | None = None) -> None:
         """`load_boot` brings a boot's intervals from where they are kept, when it is not at hand."""
         self.head = -1
+        self.first = 0
         self.flows: dict[str, FlowState] = {}
         self.devices: dict[str, Device] = {}
         self.apps: dict[str, AppVersion] = {}
@@ -55,7 +57,9 @@ class Projection:
 
     def tables(self) -> Tables:
         """A copy that later changes do not reach."""
-        return Tables(self.head, dict(self.flows), dict(self.devices), dict(self.apps), list(self.outbox.values()))
+        return Tables(
+            self.first, self.head, dict(self.flows), dict(self.devices), dict(self.apps), list(self.outbox.values())
+        )
 
     def check(self, flow: str, generation: int) -> None:
         """Raise StaleGeneration unless `generation` is the flow's current one."""
@@ -107,13 +111,17 @@ class Projection:
                 self.remember((record,))
             case Progress():
                 state = self.flows[record.flow]
-                self.flows[record.flow] = msgspec.structs.replace(state, cursor=record.cursor)
+                self.flows[record.flow] = msgspec.structs.replace(
+                    state, cursor=record.cursor, slots=record.slots, held=record.held
+                )
             case Command():
                 self.outbox[record.id] = record
             case CommandEnd():
                 self.outbox.pop(record.command, None)
             case FlowState():
                 self.flows[record.flow] = record
+            case Trimmed():
+                self.first = record.upto + 1
             case Device():
                 self.devices[record.id] = record
             case AppVersion():

@@ -62,15 +62,42 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     generation: int
     epoch: int
     cursor: int
-    """The offset of the last record it has dealt with when it was created; -1 for none."""
+    """Where it stands, as in `Progress`; -1 for nothing dealt with."""
+    slots: dict[int, int] = {}
+    held: dict[str, int] = {}
+    paused: bool = False
+    quiet_until: int = -1
+    """Up to this offset it only catches up: commands and deliveries to the outside are withheld."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
-    """A flow has dealt with everything up to and including `cursor`."""
+    """How far a flow has come: an event at `offset` with partition key `key` has been dealt with if and only if
+    `offset <= held[key]`, or without such an entry `offset <= slots[slot of key]`, or without that `offset <= cursor`.
+    """
 
     flow: str
     generation: int
     cursor: int
+    slots: dict[int, int] = {}
+    """The hash slots that are behind the cursor, and where they stand."""
+    held: dict[str, int] = {}
+    """The partition keys that are held back behind the rest, and where they stand."""
+
+
+class Trimmed(msgspec.Struct, frozen=True, array_like=True, tag="trimmed"):
+    """Retention has removed every record up to and including `upto`."""
+
+    upto: int
+    time: int
+
+
+class Gap(msgspec.Struct, frozen=True, array_like=True, tag="gap"):
+    """Retention has removed records, from `first` to `last`, that a flow had not dealt with."""
+
+    flow: str
+    first: int
+    last: int
+    time: int
 
 
 class Device(msgspec.Struct, frozen=True, array_like=True, tag="device"):
@@ -91,7 +118,7 @@ class AppVersion(msgspec.Struct, frozen=True, array_like=True, tag="app"):
     time: int
 
 
-Record = Event | Command | CommandEnd | DeadLetter | FlowState | Progress | Device | AppVersion
+Record = Event | Command | CommandEnd | DeadLetter | FlowState | Progress | Trimmed | Gap | Device | AppVersion
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):

@@ -10,8 +10,10 @@ from edge_runtime.journal.records import (
     DeadLetter,
     Device,
     FlowState,
+    Gap,
     Progress,
     Stored,
+    Trimmed,
 )
 from edge_runtime.planes.messages import Line
 
@@ -38,5 +40,7 @@ def line(stored: Stored) -> Line | None:
             return Line(offset, "app", a.time, "", a.version, a.app)
         case Device() as v:
             return Line(offset, "device", v.created, v.id, "", "blocked" if v.blocked else "added")
-        case FlowState() | Progress():
+        case Gap() as g:
+            return Line(offset, "gap", g.time, "", "", g.flow, {"first": g.first, "last": g.last})
+        case FlowState() | Progress() | Trimmed():
             return None

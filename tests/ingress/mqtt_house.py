@@ -17,7 +17,7 @@ from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.interface import Appended, Listener, Tables
 from edge_runtime.journal.memory import MemoryJournal
-from edge_runtime.journal.records import Command, Record, Stored
+from edge_runtime.journal.records import Command, Progress, Record, Stored
 from edge_runtime.proto import mqtt
 
 BOOT = bytes.fromhex("f00d000102030405")
@@ -51,8 +51,8 @@ class SlowJournal:
         del self.under_way[index]
         future.set_result(await self.inner.append(records))
 
-    def commit(self, flow: str, generation: int, cursor: int, effects: Sequence[Record]) -> Awaitable[Appended]:
-        return self.inner.commit(flow, generation, cursor, effects)
+    def commit(self, progress: Progress, effects: Sequence[Record]) -> Awaitable[Appended]:
+        return self.inner.commit(progress, effects)
 
     def read(self, after: int, limit: int) -> Awaitable[list[Stored]]:
         return self.inner.read(after, limit)

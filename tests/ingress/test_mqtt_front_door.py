@@ -172,6 +172,22 @@ async def test_disconnect_closes_and_nothing_behind_it_counts(house: House) -> N
     assert house.journal.events == []
 
 
+async def test_a_will_and_a_retain_flag_are_ignored_and_the_will_is_told(house: House) -> None:
+    client = await house.client()
+    fields = [b"", b"t", b"gone", b"d", house.key.encode()]
+    body = b"\0\4MQTT\4\xe6\0\x3c" + b"".join(len(f).to_bytes(2) + f for f in fields)
+    client.send(bytes((0x10, len(body))) + body)
+    assert await client.receive() == b"\x20\x02\x00\x00"
+    (line,) = house.log
+    assert "will" in line
+    packet = event_packet(0)
+    client.send(bytes((packet[0] | 1,)) + packet[1:])
+    assert await client.receive() == mqtt.puback(1)
+    client.close()
+    await eventually(lambda: house.door.counters.connections == 0)
+    assert len(house.journal.inner.records()) == 2, "the device and its event"
+
+
 # Where a device may go
 
 

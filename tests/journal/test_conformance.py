@@ -19,6 +19,7 @@ from edge_runtime.journal.records import (
     DeadLetter,
     Device,
     FlowState,
+    Progress,
     Stored,
 )
 from edge_runtime.journal.sqlite.client import SqliteJournal
@@ -127,7 +128,7 @@ async def test_listeners_hear_everything_once_in_order(house: Restartable) -> No
 async def test_effects_and_progress_are_committed_together(house: Restartable) -> None:
     journal = house.journal
     await journal.append([FlowState("app.f", 1, 0, -1), event(0)])
-    await journal.commit("app.f", 1, 1, [command(0)])
+    await journal.commit(Progress("app.f", 1, 1), [command(0)])
     async for now in house.lives():
         tables = await now.tables()
         assert tables.flows["app.f"].cursor == 1
@@ -140,9 +141,9 @@ async def test_a_stale_generation_stores_nothing(house: Restartable) -> None:
     await journal.append([FlowState("app.f", 2, 0, -1)])
     head = (await journal.tables()).head
     with pytest.raises(StaleGeneration, match="generation 2"):
-        await journal.commit("app.f", 1, 5, [command(0)])
+        await journal.commit(Progress("app.f", 1, 5), [command(0)])
     with pytest.raises(StaleGeneration, match="unknown"):
-        await journal.commit("app.g", 1, 5, [command(0)])
+        await journal.commit(Progress("app.g", 1, 5), [command(0)])
     tables = await journal.tables()
     assert (tables.head, tables.outbox, tables.flows["app.f"].cursor) == (head, [], -1)
 

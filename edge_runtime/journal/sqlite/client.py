@@ -107,9 +107,9 @@ class SqliteJournal(asyncio.Protocol):
         """As `Journal.append`."""
         return self._submit(Op(list(records)))
 
-    def commit(self, flow: str, generation: int, cursor: int, effects: Sequence[Record]) -> Awaitable[Appended]:
+    def commit(self, progress: Progress, effects: Sequence[Record]) -> Awaitable[Appended]:
         """As `Journal.commit`."""
-        return self._submit(Op([*effects, Progress(flow, generation, cursor)], flow, generation))
+        return self._submit(Op([*effects, progress], progress.flow, progress.generation))
 
     def listen(self, listener: Listener) -> None:
         """As `Journal.listen`."""

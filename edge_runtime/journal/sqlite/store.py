@@ -70,6 +70,7 @@ class Store:
         if row is not None:
             tables = _decode_tables(row[1])
             self._snapshot_head = row[0]
+            projection.first = tables.first
             projection.flows, projection.devices, projection.apps = tables.flows, tables.devices, tables.apps
             projection.outbox = {command.id: command for command in tables.outbox}
             self._warm_up(row[0])
