@@ -10,7 +10,8 @@ import pytest_asyncio
 from edge_runtime.clock import SystemClock
 from edge_runtime.events import Event
 from edge_runtime.flows.ports import Failure, Outcome, Success
-from edge_runtime.functions import FunctionPlatform, Limits
+from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import build, cache, compile
 from edge_runtime.manifest import FunctionRef
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.functions.sandbox import build, cache, compile, engine
+from edge_runtime.functions.sandbox.errors import GuestError
 
 
 def quiet(_what: str, _fraction: float) -> None:
@@ -41,7 +42,7 @@ def test_without_the_builder_the_person_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(build.GuestError) as raised:
+    with pytest.raises(GuestError) as raised:
         build.built(tmp_path / "cache", quiet)
     assert raised.value.hint == "pip install 'edge-runtime[guest]'"
 
@@ -58,7 +59,7 @@ def test_progress_is_told_and_ends_at_one() -> None:
 
 def test_a_build_that_fails_says_why() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such module')"]
-    with pytest.raises(build.GuestError, match=r"building failed \(exit status 1\): no such module"):
+    with pytest.raises(GuestError, match=r"building failed \(exit status 1\): no such module"):
         build.run_watched(command, what="building", expected=1.0, progress=quiet)
 
 
@@ -66,7 +67,7 @@ def test_a_module_that_cannot_be_compiled_leaves_nothing_behind(tmp_path: Path) 
     broken = tmp_path / "broken.wasm"
     broken.write_bytes(b"\0asm broken")
     folder = tmp_path / "cache"
-    with pytest.raises(build.GuestError, match="compiling the sandbox guest failed"):
+    with pytest.raises(GuestError, match="compiling the sandbox guest failed"):
         compile.compiled(broken, "broken", folder, quiet)
     assert [path.name for path in folder.iterdir()] == ["lock"]
 

@@ -8,7 +8,8 @@ import pytest
 
 from edge_runtime.errors import ConfigError
 from edge_runtime.flows.ports import Emit
-from edge_runtime.functions import FunctionPlatform, Limits
+from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.platform import FunctionPlatform
 
 from .conftest import Start, app, deploy, event, failed, ok
 

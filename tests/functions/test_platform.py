@@ -6,7 +6,8 @@ import pytest
 
 from edge_runtime.errors import DeployError, NotFound
 from edge_runtime.flows.ports import Emit, LogLine, Order, Unavailable
-from edge_runtime.functions import FunctionPlatform, Limits
+from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.manifest import FunctionRef, OnEvent, Route
 
 from .conftest import Start, app, deploy, event, failed, ok

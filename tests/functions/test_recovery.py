@@ -12,7 +12,9 @@ import pytest
 
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.ports import Unavailable
-from edge_runtime.functions import FunctionPlatform, Limits, pool, remote
+from edge_runtime.functions import pool, remote
+from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import spawn
 from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Splitter, Unload, Unloaded, frame
 

@@ -77,8 +77,8 @@ class WitWorld(wit_world.WitWorld):
 
     def run(self, function: str, events: str) -> None:
         """Run a function over events, each an array of the fields of `Event`."""
-        for index, fields in enumerate(_decode(events)):
-            if not host.done(index, run(_loaded, function, Event(*fields), _limits)):
+        for fields in _decode(events):
+            if not host.done(run(_loaded, function, Event(*fields), _limits)):
                 return
 
 

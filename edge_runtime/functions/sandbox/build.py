@@ -12,9 +12,9 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edge_runtime.errors import EdgeError
 from edge_runtime.functions.sandbox import cache
 from edge_runtime.functions.sandbox.cache import Progress
+from edge_runtime.functions.sandbox.errors import GuestError
 
 SOURCES = Path(__file__).resolve().parent.parent / "guest"
 SHIPPED = SOURCES / "guest.wasm"
@@ -25,10 +25,6 @@ EXPECTED_SECONDS = 25.0
 """How long a build takes on a desktop (11 s measured with a fast disk): only the progress bar believes it."""
 TIMEOUT = 1800.0
 """A Raspberry Pi with a slow card takes minutes; what takes longer than this hangs."""
-
-
-class GuestError(EdgeError):
-    """The sandbox's guest cannot be built or compiled."""
 
 
 def _files() -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 from wasmtime import Config, Engine
@@ -39,6 +38,8 @@ def engine() -> Engine:
 
 def fingerprint() -> str:
     """Names everything that a compiled guest depends on besides its source, as 16 hex digits."""
+    from importlib.metadata import version  # 1 MB that an executor, which does not ask, can do without
+
     parts = [version("wasmtime"), platform.machine(), _cpu_features(), f"epochs small={small_addresses()}"]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

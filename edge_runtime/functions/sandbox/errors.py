@@ -1,6 +1,12 @@
-"""How a guest can end other than by returning."""
+"""What can go wrong with a guest."""
 
 from __future__ import annotations
+
+from edge_runtime.errors import EdgeError
+
+
+class GuestError(EdgeError):
+    """The sandbox's guest cannot be built, compiled or used."""
 
 
 class Stopped(Exception):
