@@ -12,7 +12,7 @@ from .commands import describe
 _CONNECT_TIMEOUT = const(10000)
 _CONNECT_POLL = const(20)
 _SEND_RETRY = const(20)
-_CHUNK = const(512)
+_CHUNK = const(256)
 
 
 class Shell:

@@ -180,6 +180,24 @@ async def test_a_broker_that_goes_away_and_comes_back(
     assert not board.running
 
 
+async def test_what_had_to_go_is_counted(tmp_path: Path, broker: Broker, counter: Path) -> None:
+    broker.stop()
+    board = make("unix", tmp_path, counter, broker.port, readings=200, period_ms=5)
+    await board.start()
+    try:
+        await until(lambda: "all taken" in board.logs(), "all readings are taken")
+        broker.start()
+        await until(
+            lambda: sum(isinstance(v, dict) and "count" in v for v in broker.values) == 1, "the loss is reported"
+        )
+    finally:
+        await board.stop()
+    numbers = [v["n"] for v in broker.values if isinstance(v, dict) and "n" in v]
+    assert numbers == list(range(137, 201))
+    assert broker.values[-1] == {"count": 136}
+    assert board.journal().published == board.journal().acknowledged
+
+
 async def test_a_broker_that_hangs_is_noticed(tmp_path: Path, broker: Broker, counter: Path) -> None:
     board = make("unix", tmp_path, counter, broker.port, readings=60, period_ms=50)
     await board.start()

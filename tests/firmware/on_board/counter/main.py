@@ -16,6 +16,8 @@ def count():
     if taken == settings["readings"]:
         return None
     taken += 1
+    if taken == settings["readings"]:
+        print("all taken")
     return {"n": taken}
 
 
