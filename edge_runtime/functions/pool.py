@@ -61,6 +61,8 @@ class _LoadJob(_Job):
         self.app = app
         self.source = source
         self.limits = limits
+        self.suspect = False
+        """An executor died while it loaded this."""
 
 
 class _UnloadJob(_Job):
@@ -118,6 +120,8 @@ class Lane:
         self._queue: deque[_Job] = deque()
         self._more = asyncio.Event()
         self._loaded: dict[int, _LoadJob] = {}
+        self._lost: dict[int, str] = {}
+        """Apps that a new executor refused, and why."""
         self._task: asyncio.Task[None] | None = None
         self._calls = 0
         self.remote = Remote(compiled, stock)
@@ -159,6 +163,7 @@ class Lane:
     async def unload(self, app: int) -> None:
         """Forget an app."""
         self._loaded.pop(app, None)
+        self._lost.pop(app, None)
         await self._submit(_UnloadJob(app))
 
     async def run(self, app: int, function: str, events: Sequence[Event], limits: Limits) -> list[Outcome]:
@@ -216,6 +221,9 @@ class Lane:
         raise TypeError(job)
 
     async def _step_run(self, job: _RunJob) -> bool:
+        if job.app in self._lost:
+            job.fail(Unavailable(f"the app no longer loads: {self._lost[job.app]}"))
+            return True
         parts = job.chunk()
         if parts:
             limits = job.limits
@@ -264,8 +272,12 @@ class Lane:
         The events that it had may be innocent (somebody else may have killed it), so they are tried once more, one by
         one; the one that is alone with a second death did it.
         """
-        if not isinstance(job, _RunJob):
-            job.fail(LoadFailed(b"", f"the sandbox died while it loaded the app: {why}"))
+        if isinstance(job, _LoadJob):
+            if job.suspect:
+                job.fail(LoadFailed(b"", f"the sandbox died twice while it loaded the app: {why}"))
+            job.suspect = True
+        elif not isinstance(job, _RunJob):
+            job.fail(Unavailable(f"the sandbox died: {why}"))
         elif job.suspects:
             job.take([Failure("crash", f"the sandbox died twice on this event: {why}")])
         else:
@@ -283,7 +295,9 @@ class Lane:
             try:
                 await self.remote.start()
                 for loaded in list(self._loaded.values()):
-                    await self._call_load(loaded)
+                    reply = await self._call_load(loaded)
+                    if isinstance(reply, Refused):
+                        self._lost[loaded.app] = reply.detail or reply.problem.decode(errors="replace")
             except (EdgeError, ExecutorDied) as error:
                 self.problem = str(error)
                 for job in self._queue:

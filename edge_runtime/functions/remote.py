@@ -92,7 +92,12 @@ class Remote:
         with theirs:
             arguments = command("edge_runtime.functions.sandbox.executor", str(self._compiled), str(self._stock))
             self._process = await asyncio.create_subprocess_exec(
-                *arguments, stdin=theirs.fileno(), stdout=DEVNULL, stderr=PIPE, env={}
+                *arguments,
+                stdin=theirs.fileno(),
+                stdout=DEVNULL,
+                stderr=PIPE,
+                env={},
+                start_new_session=True,  # a Ctrl-C is for the gateway, which ends its executors itself
             )
         loop = asyncio.get_running_loop()
         self._reader = loop.create_task(self._listen())

@@ -117,6 +117,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "whole"
 
 
+def test_only_guests_that_nobody_used_for_long_are_removed(tmp_path: Path) -> None:
+    for name, used in (("guest-old", 0), ("guest-new", 90 * 86_400), ("guest-kept", 0), ("other", 0)):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (used, used))
+    cache.prune(tmp_path, tmp_path / "guest-kept", now=100 * 86_400)
+    assert {path.name for path in tmp_path.iterdir()} == {"guest-new", "guest-kept", "other"}
+
+
 def _hold(folder: Path, held: multiprocessing.synchronize.Event, release: multiprocessing.synchronize.Event) -> None:
     with cache.locked(folder, quiet):
         held.set()

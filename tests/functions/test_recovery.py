@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import DeployError, EdgeError
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.functions import pool, remote
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import spawn
-from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Splitter, Unload, Unloaded, frame
+from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Load, Splitter, Unload, Unloaded, frame
 
 from .conftest import Start, app, deploy, event, failed, ok
 
@@ -88,6 +88,27 @@ async def test_the_event_that_kills_its_executor_twice_is_blamed_and_no_other(pl
     assert "died twice on this event" in blamed.detail
     assert [ok(o).value for o in outcomes] == [0, 1, 2, 4, 5]
     assert lane.restarts == 2
+
+
+async def test_a_load_survives_one_death_and_is_blamed_for_two(platform: FunctionPlatform) -> None:
+    call = remote.Remote.call
+    deaths = 0
+
+    async def deadly(self: remote.Remote, request: object, patience: float) -> object:
+        nonlocal deaths
+        if isinstance(request, Load) and deaths:
+            deaths -= 1
+            os.kill(self.pid, signal.SIGKILL)
+        return await call(self, request, patience)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote.Remote, "call", deadly)
+        deaths = 1
+        await platform.check(app(COUNT))
+        deaths = 2
+        with pytest.raises(DeployError, match="died twice while it loaded the app"):
+            await platform.check(app(COUNT))
+    await platform.check(app(COUNT))
 
 
 async def test_a_silent_executor_is_killed(platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch) -> None:

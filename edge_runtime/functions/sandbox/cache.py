@@ -16,6 +16,10 @@ Progress = Callable[[str, float], None]
 """Told what is going on and an estimate between 0 and 1 of how much of it is done."""
 
 
+UNUSED_AFTER = 30 * 86_400
+"""Seconds: a guest takes 70 MB with its machine code, and each version of the sandbox makes one."""
+
+
 class CacheError(EdgeError):
     """The cache cannot be used safely."""
 
@@ -65,6 +69,14 @@ def is_own(path: Path) -> bool:
     except CacheError:
         return False
     return True
+
+
+def prune(folder: Path, keep: Path, now: float) -> None:
+    """Remove guests of other versions that nobody has opened for a month; `now` is in seconds since 1970."""
+    for path in folder.glob("guest-*"):
+        with suppress(OSError):
+            if path != keep and now - max(path.stat().st_atime, path.stat().st_mtime) > UNUSED_AFTER:
+                path.unlink()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from edge_runtime.functions.sandbox import cache, engine, jail
@@ -31,6 +32,7 @@ def compiled(wasm: Path, guest_version: str, folder: Path, progress: Progress) -
                     stdin=source.fileno(),
                     stdout=output.fileno(),
                 )
+            cache.prune(folder, path, time.time())
     return path
 
 
