@@ -16,6 +16,8 @@ from edge_runtime.events import NAME, Event
 
 MAX_BATCH = 1000
 MAX_DEPTH = 16
+MAX_UPTIME = 2**43
+"""Milliseconds, 278 years: whatever is computed with an uptime stays within 64 bits."""
 _KNOWN_TAGS = (
     0,
     1,
@@ -124,9 +126,12 @@ def decode(payload: bytes) -> Any:
     return value
 
 
+_SCALARS = frozenset((float, str, bool, bytes, type(None)))
+
+
 def _check_plain(value: Any, depth: int = 0) -> None:
     kind = type(value)
-    if kind in (float, str, bool, bytes) or value is None:
+    if kind in _SCALARS:
         return
     if kind is int:
         if not -(2**63) <= value < 2**63:
@@ -136,20 +141,25 @@ def _check_plain(value: Any, depth: int = 0) -> None:
         raise WireError(f"values are nested deeper than {MAX_DEPTH} levels")
     if kind is dict:
         for key, item in value.items():
-            if type(key) is not str and type(key) is not int:
+            if type(key) is int:
+                if not -(2**63) <= key < 2**63:
+                    raise WireError("a map key does not fit 64 bits")
+            elif type(key) is not str:
                 raise WireError("a map key is neither text nor an integer")
-            _check_plain(item, depth + 1)
+            if type(item) not in _SCALARS:
+                _check_plain(item, depth + 1)
     elif kind is list:
         for item in value:
-            _check_plain(item, depth + 1)
+            if type(item) not in _SCALARS:
+                _check_plain(item, depth + 1)
     else:
         raise WireError(f"a value of type {kind.__name__} is not a plain value")
 
 
-def _natural(form: dict[Any, Any], key: int, name: str) -> int:
+def _natural(form: dict[Any, Any], key: int, name: str, limit: int = 2**63) -> int:
     value = form.get(key)
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise WireError(f"'{name}' (key {key}) is missing or not an unsigned integer")
+    if type(value) is not int or not 0 <= value < limit:
+        raise WireError(f"'{name}' (key {key}) is missing or not an unsigned integer below 2^{limit.bit_length() - 1}")
     return value
 
 
@@ -172,8 +182,8 @@ def decode_events(payload: bytes, kind: str | None) -> Envelope:
         if type(time) is not int or not -(2**62) <= time < 2**62:
             raise WireError("'time' (key 2) is not an integer of microseconds")
     else:
-        uptime = _natural(form, 3, "uptime")
-        age = max(0, (_natural(form, 6, "sent") - uptime) * 1000) if 6 in form else 0
+        uptime = _natural(form, 3, "uptime", MAX_UPTIME)
+        age = max(0, (_natural(form, 6, "sent", MAX_UPTIME) - uptime) * 1000) if 6 in form else 0
     if (4 in form) == (5 in form):
         raise WireError("exactly one of 'data' (key 4) and 'events' (key 5) must be present")
     if 4 in form:

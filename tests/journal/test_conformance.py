@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,14 @@ async def test_a_full_journal_stores_nothing_and_recovers() -> None:
         await journal.append([event(0)])
     journal.full = False
     assert (await journal.append([event(0)])).placed == [Placed.STORED]
+
+
+async def test_what_cannot_be_stored_takes_nobody_with_it(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    good, bad, other = (
+        asyncio.ensure_future(journal.append([item])) for item in (event(0), event(1, n=2**70), event(2))
+    )
+    with pytest.raises(StorageError, match="cannot be stored"):
+        await bad
+    assert [(await found).placed for found in (good, other)] == [[Placed.STORED], [Placed.STORED]]
+    await journal.close()

@@ -171,9 +171,17 @@ class SqliteJournal(asyncio.Protocol):
                     break
                 group.append(self._pending.popleft())
                 size += len(group[-1][0].records)
+        try:
+            request = frame(_encode(Write([op for op, _ in group])))
+        except Exception:
+            # Something that cannot be written at all must not take its neighbours, or the journal, with it.
+            self._pending.extendleft(reversed([pair for pair in group if _writable(*pair)]))
+            self._timer = self._loop.call_later(0, self._flush)
+            return
         self._group = group
         self._next_write = self._loop.time() + self._max_delay
-        self._send(Write([op for op, _ in group]), self._written)
+        self._replies.append(self._written)
+        self._transport.write(request)
 
     def _written(self, reply: Reply) -> None:
         group, self._group = self._group or [], None
@@ -255,6 +263,16 @@ class SqliteJournal(asyncio.Protocol):
             _settle(self._pending.popleft()[1], _error(gone))
         if not self._closing and not self.lost.done():
             self.lost.set_result(None)
+
+
+def _writable(op: Op, future: asyncio.Future[Appended]) -> bool:
+    """Whether an op can be encoded; if not, its caller is told."""
+    try:
+        _encode(op)
+    except Exception as error:
+        _settle(future, StorageError(f"a record cannot be stored: {error}"))
+        return False
+    return True
 
 
 def _changes_flows(op: Op) -> bool:
