@@ -67,8 +67,8 @@ class Board(Protocol):
         """What it has printed, over all starts: at most the last 64 KiB."""
         ...
 
-    def journal(self) -> BoardJournal:
-        """What its program wrote down about events and commands, over all starts."""
+    def journal(self, *, last_start: bool = False) -> BoardJournal:
+        """What its program wrote down about events and commands, over all starts or since the last one."""
         ...
 
 

@@ -42,11 +42,16 @@ class BoardJournal:
         return [c.us for c in self.commands if c.us is not None and not c.repeat]
 
 
-def read_journal(path: Path, device: str) -> BoardJournal:
-    """Read a board's journal; a line that was cut off (power, or it is being written) is passed over."""
+def read_journal(path: Path, device: str, *, after: int = 0) -> BoardJournal:
+    """Read a board's journal from the byte `after` on.
+
+    A line that was cut off (by a loss of power, or because it is just being written) is passed over.
+    """
     journal = BoardJournal()
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open(path, "rb") as file:
+            file.seek(after)
+            lines = file.read().split(b"\n")
     except FileNotFoundError:
         return journal
     for line in lines:

@@ -32,6 +32,7 @@ class ProcessBoard:
         self._program = program
         self._heap = heap
         self._process: asyncio.subprocess.Process | None = None
+        self._journal_start = 0
 
     @property
     def device(self) -> str:
@@ -54,6 +55,7 @@ class ProcessBoard:
             raise BoardError(f"board '{self.device}' is running already")
         root = self.folder / "flash"
         await asyncio.to_thread(write_flash, root, self._program, self.config, self.ports)
+        self._journal_start = self._journal_file.stat().st_size if self._journal_file.exists() else 0
         # The key stands in the settings file only; neither the arguments nor the environment show it.
         arguments = ["-m", "hil.machine", self.machine, "--heap", self._heap, "--parent", str(os.getpid()), str(root)]
         log = os.open(self.folder / "board.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -105,6 +107,10 @@ class ProcessBoard:
         except FileNotFoundError:
             return ""
 
-    def journal(self) -> BoardJournal:
-        """What its program wrote down, over all starts."""
-        return read_journal(self.folder / "flash" / JOURNAL.lstrip("/"), self.device)
+    @property
+    def _journal_file(self) -> Path:
+        return self.folder / "flash" / JOURNAL.lstrip("/")
+
+    def journal(self, *, last_start: bool = False) -> BoardJournal:
+        """What its program wrote down, over all starts or since the last one."""
+        return read_journal(self._journal_file, self.device, after=self._journal_start if last_start else 0)

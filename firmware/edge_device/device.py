@@ -1,6 +1,6 @@
 """The face: what a board's program writes against."""
 
-from .config import Config, load
+from .config import load
 from .core import Core
 from .hal import Hal
 from .wire import check_name
@@ -28,11 +28,6 @@ class Device:
     def load(cls, path="/edge.json"):
         """The device that the settings file describes; raises ConfigError, which says what is missing."""
         return cls(load(path))
-
-    @classmethod
-    def of(cls, form):
-        """The device that a dict describes, as the settings file would."""
-        return cls(Config(form))
 
     @property
     def observer(self):

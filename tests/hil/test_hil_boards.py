@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from hil.boards import demo_board
 from hil.process_board import ProcessBoard
 from hil.script import installed, run_script
 from hil.unix_board import UnixBoard
+from hil.waiting import until
 from hil.wasi_board import WasiBoard
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,14 +34,6 @@ KINDS = {"unix": UnixBoard, "wasi": WasiBoard}
 
 def missing(part: str) -> None:
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{part} is not installed")
-
-
-async def until(condition: Callable[[], bool], what: str, timeout: float = 20) -> None:
-    """Wait for something that happens in another process; fail with `what` when it does not."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"in {timeout} s it did not happen that {what}"
-        await asyncio.sleep(0.02)
 
 
 class Broker:
@@ -224,6 +215,8 @@ async def test_a_power_cut_begins_a_new_sequence(tmp_path: Path, broker: Broker,
             await board.kill()
     await until(lambda: len(broker.events) == 10, "all readings arrive")
     assert board.journal().starts == 2
+    assert board.journal(last_start=True).starts == 1
+    assert len(board.journal(last_start=True).acknowledged) == 5
     assert len({boot for boot, _ in broker.events}) == 2
     assert board.journal().acknowledged == {f"{board.device}/{boot.hex()}/{seq}" for boot, seq in broker.events}
 
