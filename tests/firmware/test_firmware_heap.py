@@ -46,11 +46,6 @@ def test_every_file_compiles_for_a_board(tmp_path: Path) -> None:
     assert sum(sizes.values()) < 26_000
 
 
-def test_package_json_names_every_file() -> None:
-    listed = re.findall(r'\["(edge_device/\w+\.py)", "\1"\]', (firmware_folder() / "package.json").read_text("utf-8"))
-    assert listed == [f"edge_device/{source.name}" for source in SOURCES]
-
-
 RUN = """
 import gc
 import small_heap as work
