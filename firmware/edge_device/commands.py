@@ -5,6 +5,7 @@ from micropython import const
 from . import wire
 
 _REMEMBERED = const(16)
+_MAX_REPLY = const(4096)  # sixteen are kept; and what the gateway does not take would block the rest for ever
 
 # Fields of a remembered command, a list.
 ID = 0
@@ -54,6 +55,8 @@ class Commands:
                 result = error = describe(failure)
         try:
             reply = wire.encode_reply(command, status, result)
+            if len(reply) > _MAX_REPLY:
+                raise ValueError("a reply of " + str(len(reply)) + " bytes is too large")
         except (TypeError, ValueError) as failure:
             error = "the result cannot be sent: " + describe(failure)
             reply = wire.encode_reply(command, wire.FAILED, error)

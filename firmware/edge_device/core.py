@@ -21,6 +21,7 @@ _FIRST_BACKOFF = const(500)
 # Some boards' clocks tick in whole seconds; only a difference beyond that means that the clock was set.
 _CLOCK_SET = const(2000000)
 _IDLE = const(60000)
+_LARGEST = const(200000)  # the gateway ends a connection over a packet of more than 256 KiB
 _STABLE = const(60000)
 
 
@@ -96,8 +97,8 @@ class Core:
         wire.check_name(kind, "the kind")
         out = bytearray()
         cbor.encode(data, out)
-        if len(out) > self.config.options["queue_bytes"]:
-            raise ValueError("a reading of " + str(len(out)) + " bytes is larger than the queue")
+        if len(out) > min(self.config.options["queue_bytes"], _LARGEST):
+            raise ValueError("a reading of " + str(len(out)) + " bytes is larger than the queue or a packet")
         return self._push(kind, bytes(out))
 
     def _push(self, kind, data):

@@ -23,6 +23,7 @@ class Shell:
         self._socket = None
         self._reader = None
         self._wake = asyncio.Event()
+        self._attempt = 0
 
     def wake(self):
         """There is something to send: do not wait any longer."""
@@ -62,11 +63,13 @@ class Shell:
         uptime = core.hal.uptime
         sock = None
         try:
-            # The last field is the address in this port's own form; it resolves names by blocking, as all ports do.
-            address = socket.getaddrinfo(core.config.host, core.config.port)[0][-1]
-            sock = socket.socket()
+            # Resolving a name blocks, as on all ports. Where it has several addresses, each gets its turn.
+            found = socket.getaddrinfo(core.config.host, core.config.port, 0, socket.SOCK_STREAM)
+            address = found[self._attempt % len(found)]
+            self._attempt += 1
+            sock = socket.socket(address[0], address[1])
             sock.setblocking(False)
-            await _connect(sock, address)
+            await _connect(sock, address[-1])
         except OSError as error:
             if sock:
                 sock.close()

@@ -145,9 +145,9 @@ def counter(tmp_path: Path) -> Path:
 def make(machine: str, tmp_path: Path, program: Path, port: int, **settings: object) -> ProcessBoard:
     if not installed(machine):
         missing(f"MicroPython ({machine}, requirements/micropython.txt)")
-    config = BoardConfig(
-        f"{machine}-1", "very-secret", port=port, options={"patience": 2, "backoff": 1}, settings=settings
-    )
+    options = {"patience": 2, "backoff": 1}
+    # A name that may stand for an IPv6 address first, where nobody listens.
+    config = BoardConfig(f"{machine}-1", "very-secret", "localhost", port, options, settings)
     return KINDS[machine](tmp_path / "board", program, config)
 
 

@@ -71,6 +71,14 @@ def check_a_result_that_cannot_be_sent():
     assert "the result cannot be sent" in text
 
 
+def check_a_result_that_is_too_large():
+    bench = bench_with(lambda args: "x" * 5000)
+    bench.command(1, "fan")
+    ((_, status, text),) = replies(bench.publish())
+    assert status == 1
+    assert "too large" in text
+
+
 def check_an_unknown_command():
     bench = bench_with(lambda args: None)
     bench.command(1, "door")
