@@ -12,9 +12,9 @@ import msgspec
 from edge_runtime import expr
 from edge_runtime.clock import Clock
 from edge_runtime.events import Event
-from edge_runtime.flows.flow import Taken
+from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
 from edge_runtime.flows.ports import Failure, Invoker, Rejected, Target, Unavailable
-from edge_runtime.journal.records import DeadLetter, Record
+from edge_runtime.journal.records import DeadLetter
 from edge_runtime.manifest import FunctionRef, Route
 
 PARALLEL = 8
@@ -59,6 +59,7 @@ class RouteFlow:
         """Raises `expr.ExpressionError` where the trigger's condition is not one."""
         self.name = f"{app}.{trigger.name}"
         self.start = trigger.start
+        self.policy = Policy()
         self.counters = Counters()
         self._kind = trigger.kind
         self._where = expr.compile(trigger.where)
@@ -73,8 +74,15 @@ class RouteFlow:
         """Whether the event is of the route's kind and meets its condition."""
         return event.kind == self._kind and self._where.matches(event.data)
 
-    async def take(self, events: Sequence[Event], epoch: int) -> Taken:
-        """Shape and send; see `Flow`. Done is a prefix of the events: at the first that is not, the rest waits."""
+    def key(self, event: Event) -> str:
+        """Order is kept per device."""
+        return event.device
+
+    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
+        """Shape and send; see `Flow`. The results are of a prefix of the events: the rest waits for the target."""
+        if turn.quiet:
+            return Taken([Done()] * len(events))
+        epoch = turn.epoch
         fresh = [event for event in events if (epoch, event.id) not in self._outcomes]
         waiting: Unavailable | None = None
         if fresh:
@@ -85,16 +93,16 @@ class RouteFlow:
                 waiting = error
                 self.counters.retries += 1
                 self.counters.last_error = str(error)
-        effects: list[Record] = []
-        done = 0
-        while done < len(events) and (epoch, events[done].id) in self._outcomes:
+        results: list[Done | Failed] = []
+        for event in events:
+            if (epoch, event.id) not in self._outcomes:
+                break
             # Forgotten as soon as handed over: should the event come again, it is because somebody wants it retried.
-            letter = self._outcomes.pop((epoch, events[done].id))
-            if letter is not None:
-                effects.append(letter)
-            done += 1
+            letter = self._outcomes.pop((epoch, event.id))
+            # What the target has refused for good is not sent to it again.
+            results.append(Done() if letter is None else Failed(letter, retry=letter.reason != "rejected"))
         self._trim()
-        return Taken(effects, done, waiting)
+        return Taken(results, waiting)
 
     async def _shape(self, events: list[Event], epoch: int) -> deque[deque[_Delivery]]:
         """What is to be sent, by device and in order; events with nothing to send are settled at once."""

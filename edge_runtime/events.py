@@ -65,6 +65,10 @@ class Event(msgspec.Struct, frozen=True, array_like=True, tag="event"):
     hops: int = 0
     """How many functions stand between the device's event and this one."""
     origin: Origin | None = None
+    quiet: bool = False
+    """Emitted while its flow was catching up: what answers to it sends nothing to the outside either."""
+    late: bool = False
+    """It comes out of order: it was a dead letter and is tried again."""
 
     @property
     def id(self) -> str:

@@ -300,14 +300,17 @@ class Gateway:
             type="route" if isinstance(runner.flow, RouteFlow) else "function",
             generation=runner.state.generation,
             epoch=runner.state.epoch,
-            cursor=runner.cursor,
+            cursor=runner.position().cursor,
             lag=runner.lag,
             events=stats.events,
             effects=stats.effects,
             dead_letters=stats.dead_letters,
             p50=percentile(stats.take_micros, 0.5),
             p99=percentile(stats.take_micros, 0.99),
+            retries=stats.retries,
             waiting=stats.waiting,
+            paused=runner.state.paused,
+            held=runner.held,
         )
 
 

@@ -9,18 +9,46 @@ import msgspec
 
 from edge_runtime.events import Event
 from edge_runtime.flows.ports import Unavailable
-from edge_runtime.journal.records import Record
+from edge_runtime.journal.records import DeadLetter, Record
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What happens to an event on which the flow fails."""
+
+    retries: int = 2
+    """How often it is tried again, with growing pauses; meanwhile only events with its partition key wait."""
+    on_error: str = "skip"
+    """Then: `skip` it to the dead letters, `hold` its partition key back, or `stop` the flow."""
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """The circumstances of a batch."""
+
+    epoch: int
+    quiet: bool = False
+    """The flow is catching up: nothing is to be sent to the outside."""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """An event was dealt with; its effects are to be committed together with the progress."""
+
+    effects: list[Record] = []
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The flow failed on an event."""
+
+    letter: DeadLetter
+    retry: bool = True
+    """Whether trying again can help."""
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """What became of a batch of events."""
+    """What became of a batch of events: a result for each, from the first on."""
 
-    effects: list[Record]
-    """To be committed together with the progress."""
-    done: int
-    """How many events of the batch, from its start, have been dealt with."""
+    results: list[Done | Failed]
     waiting: Unavailable | None = None
-    """Why the rest was not: something is out of reach for now. The runner tries again, with back-off."""
+    """Where there are fewer results than events: why. Something is out of reach for now; the runner tries again."""
 
 
 class Flow(Protocol):
@@ -36,10 +64,19 @@ class Flow(Protocol):
         """Where the flow begins when it is new: `latest` or `earliest`."""
         ...
 
+    @property
+    def policy(self) -> Policy:
+        """What happens to events on which it fails."""
+        ...
+
     def wants(self, event: Event) -> bool:
         """Whether the event concerns this flow; cheap and without effects."""
         ...
 
-    async def take(self, events: Sequence[Event], epoch: int) -> Taken:
+    def key(self, event: Event) -> str:
+        """The partition key: events with the same key are taken in order, one after the other."""
+        ...
+
+    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
         """Deal with events in order. It may be called again with events whose effects were not committed."""
         ...

@@ -1,15 +1,19 @@
-"""All flows of the gateway: installed, replaced and removed while events keep coming."""
+"""All flows of the gateway: installed, replaced, removed and controlled while events keep coming."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 
 import msgspec
 
 from edge_runtime.clock import Clock
+from edge_runtime.errors import EdgeError, NotFound, StorageError, nearest
 from edge_runtime.flows.feed import Feed
 from edge_runtime.flows.flow import Flow
+from edge_runtime.flows.limiter import Limiter
+from edge_runtime.flows.position import SLOTS
 from edge_runtime.flows.runner import Runner
 from edge_runtime.journal.interface import Journal, Tables
 from edge_runtime.journal.records import FlowState
@@ -18,6 +22,15 @@ SAVE_EVERY = 1_000_000
 """Progress that came with no effects is committed at least this often, microseconds."""
 PATIENCE = 2_000_000
 """How long a batch may go on when its flow is replaced or the gateway stops, microseconds."""
+
+_log = logging.getLogger("edge.flows")
+
+
+class Control(msgspec.Struct, frozen=True):
+    """What an operator has set for a flow, over its restarts; not journalled."""
+
+    lanes: int = 1
+    rate: float | None = None
 
 
 class Flows:
@@ -28,8 +41,13 @@ class Flows:
         self._clock = clock
         self._rng = rng
         self._states = dict(tables.flows)
+        self._controls: dict[str, Control] = {}
+        self._changing = asyncio.Lock()
+        self.first = tables.first
         self.feed = Feed(journal, tables.head)
         self.runners: dict[str, Runner] = {}
+
+    # Installing
 
     async def install(self, flow: Flow, *, resume: bool = False) -> None:
         """Start a flow, or let it take over from the one of the same name, where that one stands.
@@ -37,37 +55,145 @@ class Flows:
         `resume`: nobody else can hold this flow (the gateway has just started), so its generation goes on.
         A flow that is new begins where it says.
         """
-        old = self.runners.pop(flow.name, None)
-        if old is not None:
-            await old.stop(PATIENCE)
-            self._states[flow.name] = msgspec.structs.replace(old.state, cursor=old.cursor)
-        state = self._states.get(flow.name)
-        if state is None or not resume:
+        async with self._changing:
+            await self._halt(flow.name)
+            state = self._states.get(flow.name)
             if state is None:
-                cursor = -1 if flow.start == "earliest" else self.feed.head
-                state = FlowState(flow.name, 1, 0, cursor)
-            else:
-                state = msgspec.structs.replace(state, generation=state.generation + 1)
-            await self._journal.append([state])
-            self._states[flow.name] = state
-        runner = Runner(flow, state, journal=self._journal, feed=self.feed, clock=self._clock, rng=self._rng)
-        self.runners[flow.name] = runner
-        runner.start()
+                cursor = self.first - 1 if flow.start == "earliest" else self.feed.head
+                state = await self._enter(FlowState(flow.name, 1, 0, cursor))
+            elif not resume:
+                state = await self._enter(state)
+            self._run(flow, state)
 
     async def remove(self, name: str) -> None:
         """Stop a flow; its progress is kept, should it come back."""
-        runner = self.runners.pop(name, None)
-        if runner is not None:
-            await runner.stop(PATIENCE)
-            self._states[name] = msgspec.structs.replace(runner.state, cursor=runner.cursor)
+        async with self._changing:
+            await self._halt(name)
+
+    # Control
+
+    async def pause(self, name: str) -> None:
+        """Stop taking events, until `resume`; over restarts too."""
+        await self._change(name, paused=True)
+
+    async def resume(self, name: str) -> None:
+        """Go on where the flow was paused or has stopped itself."""
+        await self._change(name, paused=False)
+
+    async def rewind(self, name: str, cursor: int, *, quiet: bool = True) -> FlowState:
+        """Take everything behind `cursor` again, in a new epoch.
+
+        With `quiet`, commands and deliveries to the outside are withheld until the flow has come to where the journal
+        ends now. Raises EdgeError if records behind `cursor` have been removed by retention, or it is ahead.
+        """
+        self._find(name)
+        if cursor < self.first - 1:
+            raise EdgeError(
+                f"record {cursor + 1} is not kept any more; the oldest is {self.first}",
+                hint=f"The earliest possible is: edge flow rewind {name} --to {self.first}",
+            )
+        if cursor > self.feed.head:
+            raise EdgeError(f"the journal ends at record {self.feed.head}")
+        epoch = self._find(name).state.epoch + 1
+        until = self.feed.head if quiet else -1
+        return await self._change(name, epoch=epoch, cursor=cursor, slots={}, held={}, quiet_until=until)
+
+    async def scale(self, name: str, lanes: int) -> None:
+        """Let so many batches of the flow be under way at a time (1 to 64)."""
+        if not 1 <= lanes <= SLOTS:
+            raise EdgeError(f"a flow has 1 to {SLOTS} lanes")
+        self._find(name)
+        self._controls[name] = msgspec.structs.replace(self._control(name), lanes=lanes)
+        await self._change(name)
+
+    def limit(self, name: str, rate: float | None) -> None:
+        """Let at most `rate` events a second through the flow; None for no limit."""
+        if rate is not None and rate <= 0:
+            raise EdgeError("a rate is a number of events a second, above 0")
+        runner = self._find(name)
+        self._controls[name] = msgspec.structs.replace(self._control(name), rate=rate)
+        runner.limiter.rate = rate
+
+    def release(self, name: str, key: str) -> None:
+        """Try a held partition key again."""
+        runner = self._find(name)
+        if not runner.release(key):
+            raise NotFound(f"{name} does not hold '{key}' back", hint=nearest(key, runner.held))
+
+    # Running
 
     async def run(self) -> None:
-        """Commit put-off progress now and then, until cancelled."""
+        """Commit put-off progress, and pause flows that have stopped themselves, until cancelled."""
         while True:
             await self._clock.sleep(SAVE_EVERY)
-            for runner in list(self.runners.values()):
-                await runner.save()
+            for name, runner in list(self.runners.items()):
+                if runner.halted and not runner.state.paused:
+                    try:
+                        await self.pause(name)
+                    except StorageError as error:
+                        _log.warning("flow %s has stopped; that could not be stored yet: %s", name, error)
+                else:
+                    await runner.save()
 
     async def stop(self) -> None:
         """Stop every flow; batches at hand may end."""
-        await asyncio.gather(*(self.remove(name) for name in list(self.runners)))
+        async with self._changing:
+            await asyncio.gather(*(self._halt(name) for name in list(self.runners)))
+
+    def _find(self, name: str) -> Runner:
+        runner = self.runners.get(name)
+        if runner is None:
+            raise NotFound(f"there is no flow '{name}'", hint=nearest(name, self.runners))
+        return runner
+
+    def _control(self, name: str) -> Control:
+        return self._controls.get(name, Control())
+
+    async def _halt(self, name: str) -> Flow | None:
+        runner = self.runners.pop(name, None)
+        if runner is None:
+            return None
+        await runner.stop(PATIENCE)
+        at = runner.position()
+        self._states[name] = msgspec.structs.replace(runner.state, cursor=at.cursor, slots=at.slots, held=at.held)
+        return runner.flow
+
+    async def _change(self, name: str, **changes: object) -> FlowState:
+        """Stop the flow, give it a new generation with changes, and let it go on."""
+        async with self._changing:
+            self._find(name)
+            flow = await self._halt(name)
+            assert flow is not None
+            before = self._states[name]
+            try:
+                state = await self._enter(msgspec.structs.replace(before, **changes))
+            except StorageError:
+                self._run(flow, before)
+                raise
+            self._run(flow, state)
+            return state
+
+    async def _enter(self, state: FlowState) -> FlowState:
+        """Record a state under the flow's next generation."""
+        known = self._states.get(state.flow)
+        if known is not None:
+            state = msgspec.structs.replace(state, generation=known.generation + 1)
+        await self._journal.append([state])
+        self._states[state.flow] = state
+        return state
+
+    def _run(self, flow: Flow, state: FlowState) -> None:
+        control = self._control(flow.name)
+        runner = Runner(
+            flow,
+            state,
+            journal=self._journal,
+            feed=self.feed,
+            clock=self._clock,
+            rng=self._rng,
+            lanes=control.lanes,
+            limiter=Limiter(self._clock, control.rate),
+        )
+        self.runners[flow.name] = runner
+        if not state.paused:
+            runner.start()

@@ -8,13 +8,10 @@ from typing import Any
 
 from edge_runtime.clock import Clock
 from edge_runtime.events import MAX_HOPS, Event, Origin
-from edge_runtime.flows.flow import Taken
+from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
 from edge_runtime.flows.ports import Emit, Failure, Invoker, Order, Outcome, Success, Unavailable
 from edge_runtime.journal.records import Command, DeadLetter, Record
 from edge_runtime.manifest import FunctionRef, OnEvent
-
-MAX_EFFECTS = 900
-"""Effects in one commit: the rest of the batch is left to the next, so that a commit stays one append of 1,000."""
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -35,6 +32,7 @@ class FunctionFlow:
         self.name = f"{app}.{trigger.name}"
         self.start = trigger.start
         self.version = version
+        self.policy = Policy()
         self._kind = trigger.kind
         self._matches = matches
         self._function = FunctionRef(app, version, trigger.name)
@@ -46,33 +44,29 @@ class FunctionFlow:
         """As `Flow.wants`."""
         return event.kind == self._kind and self._matches(event.data)
 
-    async def take(self, events: Sequence[Event], epoch: int) -> Taken:
+    def key(self, event: Event) -> str:
+        """As `Flow.key`: the device."""
+        return event.device
+
+    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
         """As `Flow.take`: one call into the sandbox for the batch."""
         try:
             outcomes = await self._invoker.invoke(self._function, events)
         except Unavailable as error:
-            return Taken([], 0, error)
-        effects: list[Record] = []
-        done = 0
-        for event, outcome in zip(events, outcomes, strict=True):
-            records = self._effects(event, outcome, epoch)
-            if effects and len(effects) + len(records) > MAX_EFFECTS:
-                break
-            effects += records
-            done += 1
-        return Taken(effects, done)
+            return Taken([], error)
+        return Taken([self._result(*pair, turn) for pair in zip(events, outcomes, strict=True)])
 
-    def _effects(self, event: Event, outcome: Outcome, epoch: int) -> list[Record]:
+    def _result(self, event: Event, outcome: Outcome, turn: Turn) -> Done | Failed:
         for line in outcome.logs:
             self._log.log(LEVELS.get(line.level, logging.INFO), "%s", line.text, extra={"device": event.device})
         if isinstance(outcome, Failure):
             self._log.error("%s on event %s: %s", outcome.reason, event.id, outcome.detail)
-            return [self._dead(event, outcome.reason, outcome.detail)]
-        return [self._effect(event, outcome, index, epoch) for index in range(len(outcome.effects))]
+            return Failed(self._dead(event, outcome.reason, outcome.detail))
+        return Done([self._effect(event, outcome, index, turn) for index in range(len(outcome.effects))])
 
-    def _effect(self, event: Event, outcome: Success, index: int, epoch: int) -> Record:
+    def _effect(self, event: Event, outcome: Success, index: int, turn: Turn) -> Record:
         effect = outcome.effects[index]
-        origin = Origin(self.name, epoch, event.id, index)
+        origin = Origin(self.name, turn.epoch, event.id, index)
         now = self._clock.now()
         match effect:
             case Order(device, name, args, ttl):
@@ -86,7 +80,8 @@ class FunctionFlow:
                         "hops",
                         f"'{kind}' was not emitted: {MAX_HOPS} functions have answered each other already",
                     )
-                return Event(event.device, b"", 0, kind, event.time, now, data, event.hops + 1, origin)
+                quiet = turn.quiet or event.quiet
+                return Event(event.device, b"", 0, kind, event.time, now, data, event.hops + 1, origin, quiet)
 
     def _dead(self, event: Event, reason: str, detail: str) -> DeadLetter:
         return DeadLetter(self.name, reason, detail, self._clock.now(), event.device, event, version=self.version)

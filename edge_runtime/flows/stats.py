@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from edge_runtime.flows.flow import Taken
-from edge_runtime.journal.records import DeadLetter
+from edge_runtime.journal.records import DeadLetter, Record
 
 SAMPLES = 1024
 """How many of the newest durations are kept for percentiles."""
@@ -21,16 +20,18 @@ class FlowStats:
         self.effects = 0
         """Records committed as their effects."""
         self.dead_letters = 0
+        self.retries = 0
+        """How often an event was to be tried again."""
         self.waiting = ""
         """What the flow waits for, in words; empty while it runs freely."""
         self.take_micros: deque[int] = deque(maxlen=SAMPLES)
         """Durations of the newest batches, microseconds."""
 
-    def took(self, taken: Taken, micros: int) -> None:
+    def took(self, events: int, effects: Sequence[Record], micros: int) -> None:
         """A batch went through in so many microseconds, commit included."""
-        self.events += taken.done
-        self.effects += len(taken.effects)
-        self.dead_letters += sum(type(record) is DeadLetter for record in taken.effects)
+        self.events += events
+        self.effects += len(effects)
+        self.dead_letters += sum(type(record) is DeadLetter for record in effects)
         self.take_micros.append(micros)
 
 

@@ -55,6 +55,23 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True, tag="dead-letter"
     attempts: int = 1
 
 
+class Retry(msgspec.Struct, frozen=True, array_like=True, tag="retry"):
+    """A dead letter's event is handed to its flow once more; the letter is settled by it."""
+
+    flow: str
+    letter: int
+    """The offset of the dead letter."""
+    event: Event
+    time: int
+
+
+class Dropped(msgspec.Struct, frozen=True, array_like=True, tag="dropped"):
+    """Somebody has decided that a dead letter needs no more attention."""
+
+    letter: int
+    time: int
+
+
 class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     """A flow was created or given a new generation: whoever still holds the old one can no longer commit."""
 
@@ -118,7 +135,20 @@ class AppVersion(msgspec.Struct, frozen=True, array_like=True, tag="app"):
     time: int
 
 
-Record = Event | Command | CommandEnd | DeadLetter | FlowState | Progress | Trimmed | Gap | Device | AppVersion
+Record = (
+    Event
+    | Command
+    | CommandEnd
+    | DeadLetter
+    | Retry
+    | Dropped
+    | FlowState
+    | Progress
+    | Trimmed
+    | Gap
+    | Device
+    | AppVersion
+)
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):

@@ -9,9 +9,11 @@ from edge_runtime.journal.records import (
     CommandEnd,
     DeadLetter,
     Device,
+    Dropped,
     FlowState,
     Gap,
     Progress,
+    Retry,
     Stored,
     Trimmed,
 )
@@ -42,5 +44,9 @@ def line(stored: Stored) -> Line | None:
             return Line(offset, "device", v.created, v.id, "", "blocked" if v.blocked else "added")
         case Gap() as g:
             return Line(offset, "gap", g.time, "", "", g.flow, {"first": g.first, "last": g.last})
+        case Retry() as r:
+            return Line(offset, "retry", r.time, r.event.device, r.event.id, r.flow, {"dead_letter": r.letter})
+        case Dropped() as d:
+            return Line(offset, "dropped", d.time, "", "", "", {"dead_letter": d.letter})
         case FlowState() | Progress() | Trimmed():
             return None

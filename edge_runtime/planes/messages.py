@@ -94,8 +94,12 @@ class FlowRow(msgspec.Struct):
     p50: int
     """Of a batch, its commit included; microseconds."""
     p99: int
+    retries: int
     waiting: str
     """What it waits for; empty while it runs freely."""
+    paused: bool
+    held: dict[str, bool]
+    """Partition keys that are held back; True for those that wait for an operator."""
 
 
 class Status(msgspec.Struct):

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
 from edge_runtime import expr
 from edge_runtime.clock import ManualClock, SystemClock
 from edge_runtime.events import Event
-from edge_runtime.flows.flow import Flow
+from edge_runtime.flows.flow import Failed, Flow, Turn
 from edge_runtime.flows.ports import Failure, Outcome, Rejected, Success, Unavailable
 from edge_runtime.journal.records import DeadLetter
 from edge_runtime.manifest import FunctionRef, Route
@@ -73,6 +73,20 @@ def event(device: str, seq: int, **data: Any) -> Event:
     return Event(device, b"\x01" * 8, seq, "climate", 0, 0, data)
 
 
+class Settled(NamedTuple):
+    """What became of a batch, in short."""
+
+    done: int
+    effects: list[DeadLetter]
+    waiting: Unavailable | None
+
+
+async def take(flow: RouteFlow, events: Sequence[Event], epoch: int) -> Settled:
+    taken = await flow.take(events, Turn(epoch))
+    letters = [result.letter for result in taken.results if isinstance(result, Failed)]
+    return Settled(len(taken.results), letters, taken.waiting)
+
+
 def route(target: Any, invoker: Shaper | None = None, where: str = "") -> RouteFlow:
     trigger = Route("shape", "climate", where, "earliest", to="cloud")
     return RouteFlow("greenhouse", "v3", trigger, invoker or Shaper(), target, ManualClock(5))
@@ -96,7 +110,7 @@ def test_it_wants_its_kind_where_its_condition_holds() -> None:
 async def test_a_batch_is_one_invocation_and_every_event_is_sent() -> None:
     shelf, shaper = Shelf(), Shaper()
     batch = [event("a", 1), event("b", 1), event("a", 2)]
-    taken = await route(shelf, shaper).take(batch, 0)
+    taken = await take(route(shelf, shaper), batch, 0)
     assert (taken.effects, taken.done, taken.waiting) == ([], 3, None)
     assert shaper.calls == [(FunctionRef("greenhouse", "v3", "shape"), batch)]
     assert Counter(shelf.taken) == Counter(item.outside_id for item in batch)
@@ -111,7 +125,7 @@ async def test_none_sends_nothing_and_a_failure_is_a_dead_letter() -> None:
     shelf = Shelf()
     flow = route(shelf, Shaper(shape))
     batch = [event("a", 1), event("a", 2), event("a", 3)]
-    taken = await flow.take(batch, 0)
+    taken = await take(flow, batch, 0)
     assert shelf.taken == [batch[2].outside_id]
     assert taken.done == 3
     assert taken.effects == [
@@ -125,7 +139,7 @@ async def test_a_refused_event_is_a_dead_letter_and_the_next_one_goes_on() -> No
     flow = route(shelf)
     batch = [event("a", 1), event("a", 2)]
     shelf.refused.add(batch[0].id)
-    taken = await flow.take(batch, 0)
+    taken = await take(flow, batch, 0)
     assert (taken.done, taken.waiting) == (2, None)
     (letter,) = taken.effects
     assert isinstance(letter, DeadLetter)
@@ -139,12 +153,12 @@ async def test_what_is_done_ends_at_the_first_event_that_is_not() -> None:
     flow = route(shelf)
     batch = [event("a", 1), event("b", 1), event("a", 2), event("b", 2), event("c", 1)]
     shelf.away.add(batch[1].id)
-    first = await flow.take(batch, 0)
+    first = await take(flow, batch, 0)
     assert first.done == 1
     assert str(first.waiting) == "b/0101010101010101/1 is not reached"
     assert batch[3].outside_id not in shelf.taken  # never past one that waits, on the same device
     shelf.away.clear()
-    second = await flow.take(batch[1:], 0)
+    second = await take(flow, batch[1:], 0)
     assert (second.done, second.waiting) == (4, None)
     assert Counter(shelf.taken) == Counter(item.outside_id for item in batch)  # none twice
     assert (flow.counters.retries, flow.counters.repeated, flow.counters.delivered) == (1, 1, 5)
@@ -156,21 +170,21 @@ async def test_a_dead_letter_behind_the_first_undone_event_is_kept_for_its_turn(
     batch = [event("a", 1), event("b", 1)]
     shelf.away.add("a")
     shelf.refused.add(batch[1].id)
-    first = await flow.take(batch, 0)
+    first = await take(flow, batch, 0)
     assert (first.effects, first.done) == ([], 0)
     shelf.away.clear()
     shelf.refused.clear()
-    second = await flow.take(batch, 0)
+    second = await take(flow, batch, 0)
     assert second.done == 2
-    assert [letter.reason for letter in second.effects if isinstance(letter, DeadLetter)] == ["rejected"]
+    assert [letter.reason for letter in second.effects] == ["rejected"]
     assert shelf.taken == [batch[0].outside_id]
 
 
 async def test_what_comes_again_after_it_was_handed_over_is_sent_again() -> None:
     shelf = Shelf()
     flow = route(shelf)
-    await flow.take([event("a", 1)], 0)
-    await flow.take([event("a", 1)], 0)
+    await take(flow, [event("a", 1)], 0)
+    await take(flow, [event("a", 1)], 0)
     assert len(shelf.taken) == 2
 
 
@@ -179,9 +193,9 @@ async def test_another_epoch_is_another_delivery() -> None:
     flow = route(shelf)
     batch = [event("a", 1), event("b", 1)]
     shelf.away.add("a")
-    await flow.take(batch, 0)
+    await take(flow, batch, 0)
     shelf.away.clear()
-    await flow.take(batch, 1)
+    await take(flow, batch, 1)
     assert Counter(shelf.taken)[batch[1].outside_id] == 2
 
 
@@ -189,15 +203,15 @@ async def test_a_sandbox_out_of_reach_waits_and_costs_nothing() -> None:
     shelf, shaper = Shelf(), Shaper()
     flow = route(shelf, shaper)
     shaper.gone = True
-    taken = await flow.take([event("a", 1)], 0)
+    taken = await take(flow, [event("a", 1)], 0)
     assert (taken.done, str(taken.waiting)) == (0, "no executor is running")
     shaper.gone = False
-    assert (await flow.take([event("a", 1)], 0)).done == 1
+    assert (await take(flow, [event("a", 1)], 0)).done == 1
 
 
 async def test_deliveries_go_side_by_side_within_a_bound() -> None:
     shelf = Shelf()
-    await route(shelf).take([event(f"d{number}", 1) for number in range(50)], 0)
+    await take(route(shelf), [event(f"d{number}", 1) for number in range(50)], 0)
     assert shelf.most_in_the_air == PARALLEL
     assert len(shelf.taken) == 50
 
@@ -223,7 +237,7 @@ async def test_whatever_is_unreachable_and_when_each_event_is_settled_once_and_i
     at = 0
     for outage in [*outages, set()]:
         shelf.away = {item.id for item in events if item.seq in outage}
-        taken = await flow.take(events[at:], 0)
+        taken = await take(flow, events[at:], 0)
         assert (taken.waiting is None) == (taken.done == len(events) - at)
         letters += taken.effects
         at += taken.done
@@ -250,19 +264,19 @@ async def test_the_real_runtime_killed_in_mid_run_loses_nothing(tmp_path: Path) 
             await cloud.kill()
 
         killer = asyncio.create_task(kill_after(40))
-        first = await flow.take(events, 0)
+        first = await take(flow, events, 0)
         await killer
         assert first.done < 300
         assert first.waiting is not None
 
-        assert (await flow.take(events[first.done :], 0)).waiting is not None  # it is still away
+        assert (await take(flow, events[first.done :], 0)).waiting is not None  # it is still away
 
         await cloud.start()
-        last = await flow.take(events[first.done :], 0)
+        last = await take(flow, events[first.done :], 0)
         assert (last.done, last.waiting) == (300 - first.done, None)
 
         # The gateway dies before the last batch's progress is stored: its successor repeats it, under the same ids.
-        again = await route(target).take(events[first.done :], 0)
+        again = await take(route(target), events[first.done :], 0)
         assert again.done == 300 - first.done
         await target.aclose()
 
@@ -272,3 +286,18 @@ async def test_the_real_runtime_killed_in_mid_run_loses_nothing(tmp_path: Path) 
     for device in range(5):
         order = [found for found in dict.fromkeys(received(journal)) if found.startswith(f"gh-{device}/")]
         assert order == [item.outside_id for item in events if item.device == f"gh-{device}"]
+
+
+async def test_a_quiet_turn_sends_nothing() -> None:
+    shelf = Shelf()
+    taken = await route(shelf).take([event("a", 1), event("a", 2)], Turn(1, quiet=True))
+    assert (len(taken.results), taken.waiting, shelf.taken) == (2, None, [])
+
+
+async def test_what_the_target_refuses_for_good_is_not_tried_again() -> None:
+    shelf = Shelf()
+    item = event("a", 1)
+    shelf.refused.add(item.id)
+    (result,) = (await route(shelf).take([item], Turn(0))).results
+    assert isinstance(result, Failed)
+    assert not result.retry

@@ -9,9 +9,10 @@ import pytest
 
 from edge_runtime.clock import ManualClock
 from edge_runtime.events import MAX_HOPS, Event, Origin
-from edge_runtime.flows.function import MAX_EFFECTS, FunctionFlow
+from edge_runtime.flows.flow import Done, Failed, Turn
+from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.flows.ports import Emit, Failure, LogLine, Order, Outcome, Success, Unavailable
-from edge_runtime.journal.records import Command, DeadLetter
+from edge_runtime.journal.records import Command, DeadLetter, Record
 from edge_runtime.manifest import FunctionRef, OnEvent
 from tests.flows.conftest import event
 
@@ -35,23 +36,27 @@ def flow(outcome: Outcome, where: Any = lambda data: True) -> tuple[FunctionFlow
     return FunctionFlow("app", "v1", trigger, matches=where, invoker=script, clock=ManualClock(5_000)), script
 
 
+async def effects(found: FunctionFlow, item: Event, epoch: int = 0) -> list[Record]:
+    (result,) = (await found.take([item], Turn(epoch))).results
+    assert isinstance(result, Done)
+    return result.effects
+
+
 async def test_an_order_becomes_a_command_with_cause_and_expiry() -> None:
     found, _ = flow(Success([Order("gh-1", "fan", {"on": True}, 60), Order("gh-2", "fan", None, 60)]))
-    taken = await found.take([event(7)], epoch=3)
-    own, other = taken.effects
+    own, other = await effects(found, event(7), epoch=3)
     assert own == Command(
         "gh-1", "fan", {"on": True}, 5_000, 5_060, Origin("app.f", 3, event(7).id, 0), (event(7).boot, 7)
     )
     assert isinstance(other, Command)
     assert (other.device, other.cause, other.origin.index) == ("gh-2", None, 1)
-    assert taken.done == 1
 
 
 async def test_the_same_effect_has_the_same_id_and_another_epoch_another() -> None:
     found, _ = flow(Success([Order("gh-1", "fan", {}, 60)]))
     ids = []
     for epoch in (0, 0, 1):
-        (effect,) = (await found.take([event(7)], epoch)).effects
+        (effect,) = await effects(found, event(7), epoch)
         assert isinstance(effect, Command)
         ids.append((effect.id, effect.origin.outside_id()))
     assert ids[0] == ids[1]
@@ -61,7 +66,7 @@ async def test_the_same_effect_has_the_same_id_and_another_epoch_another() -> No
 
 async def test_an_emitted_event_knows_where_it_came_from() -> None:
     found, _ = flow(Success([Emit("climate.hot", {"t": 31})]))
-    (emitted,) = (await found.take([event(7)], 0)).effects
+    (emitted,) = await effects(found, event(7))
     assert isinstance(emitted, Event)
     assert (emitted.device, emitted.kind, emitted.time, emitted.hops) == ("gh-1", "climate.hot", event(7).time, 1)
     assert emitted.origin == Origin("app.f", 0, event(7).id, 0)
@@ -71,43 +76,36 @@ async def test_functions_that_answer_each_other_for_ever_are_cut() -> None:
     found, _ = flow(Success([Emit("climate", {})]))
     current = event(0)
     for _ in range(MAX_HOPS):
-        (record,) = (await found.take([current], 0)).effects
+        (record,) = await effects(found, current)
         assert isinstance(record, Event)
         current = record
-    (last,) = (await found.take([current], 0)).effects
+    (last,) = await effects(found, current)
     assert isinstance(last, DeadLetter)
     assert last.reason == "hops"
 
 
 async def test_a_failure_becomes_a_dead_letter_with_event_reason_and_version() -> None:
     found, _ = flow(Failure("timeout", "greenhouse.py:7: longer than 500 ms"))
-    taken = await found.take([event(1), event(2)], 0)
-    assert [(d.event, d.reason, d.version) for d in taken.effects if isinstance(d, DeadLetter)] == [
+    taken = await found.take([event(1), event(2)], Turn(0))
+    letters = [result.letter for result in taken.results if isinstance(result, Failed)]
+    assert [(letter.event, letter.reason, letter.version) for letter in letters] == [
         (event(1), "timeout", "v1"),
         (event(2), "timeout", "v1"),
     ]
-    assert taken.done == 2
 
 
 async def test_a_sandbox_out_of_reach_is_waited_for() -> None:
     found, script = flow(Success())
     script.away = True
-    taken = await found.take([event(1)], 0)
-    assert (taken.done, taken.effects) == (0, [])
+    taken = await found.take([event(1)], Turn(0))
+    assert taken.results == []
     assert taken.waiting is not None
-
-
-async def test_many_effects_are_committed_in_parts_at_event_borders() -> None:
-    found, _ = flow(Success([Emit("e", i) for i in range(100)]))
-    taken = await found.take([event(seq) for seq in range(20)], 0)
-    assert taken.done == MAX_EFFECTS // 100
-    assert len(taken.effects) == taken.done * 100
 
 
 async def test_log_lines_reach_the_application_log(caplog: pytest.LogCaptureFixture) -> None:
     found, _ = flow(Success(logs=[LogLine("warning", "it is warm")]))
     with caplog.at_level("INFO", logger="edge.app"):
-        await found.take([event(1)], 0)
+        await found.take([event(1)], Turn(0))
     assert ("edge.app.app.f", "it is warm") in [(r.name, r.getMessage()) for r in caplog.records]
 
 

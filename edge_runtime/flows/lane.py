@@ -1,0 +1,93 @@
+"""A lane: events that wait to be taken one after the other. Some slots share a lane; a held key has one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from edge_runtime.events import Event
+
+BATCH = 256
+"""Events taken at a time: enough to pay for a call into the sandbox, few enough to wait for."""
+MAX_PENDING = 1024
+"""Events that wait in a lane: beyond it the flow reads no further, or a held key's are read again later."""
+
+
+class Item(msgspec.Struct, frozen=True):
+    """An event where it stands in the journal."""
+
+    offset: int
+    event: Event
+    key: str
+
+
+class Lane:
+    """`key` is the partition key that is held in it; None for a lane of slots."""
+
+    def __init__(self, reached: int, key: str | None = None) -> None:
+        self.key = key
+        self.pending: deque[Item] = deque()
+        self.reached = reached
+        """With nothing pending, everything of this lane up to here has been dealt with."""
+        self.attempts = 0
+        """How often the first pending event has failed."""
+        self.parked = False
+        """Held until an operator releases it."""
+        self.missing_after: int | None = None
+        """Later events of a held key were not kept: they are to be read from the journal, from behind this offset."""
+        self.task: asyncio.Task[None] | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    def at(self, without: frozenset[int] = frozenset()) -> int:
+        """Up to where everything of this lane has been dealt with; `without` are offsets about to be."""
+        for item in self.pending:
+            if item.offset not in without:
+                return item.offset - 1
+        return self.reached if self.missing_after is None else self.missing_after
+
+    def add(self, item: Item) -> None:
+        """Queue an event. A held key keeps only so many; the rest is read again when its turn comes."""
+        if self.missing_after is not None:
+            return
+        if self.key is not None and len(self.pending) >= MAX_PENDING:
+            self.missing_after = self.pending[-1].offset
+            return
+        self.pending.append(item)
+
+    def head(self, quiet: Callable[[Item], bool]) -> list[Item]:
+        """The next events to take: alike in being quiet, and only one while it is being retried."""
+        limit = 1 if self.attempts else BATCH
+        found: list[Item] = []
+        for item in self.pending:
+            if len(found) >= limit or (found and quiet(item) != quiet(found[0])):
+                break
+            found.append(item)
+        return found
+
+    def drop(self, offsets: frozenset[int]) -> None:
+        """These events have been dealt with."""
+        pending = self.pending
+        while pending and pending[0].offset in offsets:
+            pending.popleft()
+        if any(item.offset in offsets for item in pending):
+            self.pending = deque(item for item in pending if item.offset not in offsets)
+
+    def give(self, key: str) -> Iterable[Item]:
+        """Take out all events with a partition key, for a lane of their own."""
+        moved = [item for item in self.pending if item.key == key]
+        if moved:
+            self.pending = deque(item for item in self.pending if item.key != key)
+        return moved
+
+    def wake(self) -> None:
+        """There is something new."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def news(self) -> None:
+        """Return at the next `wake`."""
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
