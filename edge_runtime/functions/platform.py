@@ -12,8 +12,9 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import DeployError
 from edge_runtime.events import NAME, Event
 from edge_runtime.flows.ports import Outcome
+from edge_runtime.functions.lane import LoadFailed
 from edge_runtime.functions.limits import Limits
-from edge_runtime.functions.pool import LoadFailed, Pool
+from edge_runtime.functions.pool import Pool
 from edge_runtime.functions.sandbox import build, cache, compile
 from edge_runtime.functions.sandbox.cache import Progress
 from edge_runtime.functions.sandbox.jail import JailReport
@@ -26,6 +27,8 @@ STOCK = 2
 """Virgin instances that each executor keeps ready: 2.5 MiB each."""
 
 MAX_TRIGGERS = 200
+
+_MISSING = "ModuleNotFoundError"
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -212,8 +215,11 @@ def _explained(failure: LoadFailed, entry: str) -> DeployError:
         problem = msgspec.json.decode(failure.problem, type=_Problem)
     except msgspec.MsgspecError:
         return DeployError(f"{entry}: {failure or 'the sandbox could not load it'}")
+    hint = (
+        "Functions have Python's standard library, without what needs a system." if _MISSING in problem.reason else ""
+    )
     place = f"{problem.file}, line {problem.line}" if problem.line else problem.file
-    return DeployError(f"{place}: {problem.reason}"[:4000])
+    return DeployError(f"{place}: {problem.reason}"[:4000], hint=hint)
 
 
 def _manifest(loaded: Loaded, entry: str) -> Manifest:

@@ -119,13 +119,15 @@ class Remote:
         answer = self._channel.expect()
         assert self._channel.transport is not None
         self._channel.transport.write(frame(request))
-        deadline = asyncio.get_running_loop().call_later(patience, self._silent)
+        deadline = asyncio.get_running_loop().call_later(patience, self._silent, answer)
         try:
             return await answer
         finally:
             deadline.cancel()
 
-    def _silent(self) -> None:
+    def _silent(self, answer: asyncio.Future[Reply]) -> None:
+        if answer.done():
+            return  # it came while this event loop was busy elsewhere
         self.kill()
         self._channel._close("it was silent for too long and was killed")
 

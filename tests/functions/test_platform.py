@@ -103,6 +103,12 @@ async def test_what_is_wrong_with_an_app_is_said_with_file_and_line(start: Start
     await platform.check(app('@app.on("k")\ndef f(e): pass\n'))  # and the sandbox goes on
 
 
+async def test_a_missing_package_is_explained(platform: FunctionPlatform) -> None:
+    with pytest.raises(DeployError) as raised:
+        await platform.check({"bad.py": b"import numpy\n"})
+    assert "standard library" in raised.value.hint
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [
@@ -177,6 +183,14 @@ async def test_data_that_json_cannot_hold_fails_its_event_only(platform: Functio
     assert ok(outcomes[0]).value == 1
     assert "cannot be handed to a function" in failed(outcomes[1]).detail
     assert ok(outcomes[2]).value == 3
+
+
+async def test_large_outcomes_come_in_pieces(platform: FunctionPlatform) -> None:
+    """A batch whose outcomes fill more than one frame may hold is as good as any other."""
+    ref = await deploy(platform, app('@app.route("climate", to="x")\ndef f(e): return "x" * 250_000\n'))
+    outcomes = await platform.invoke(ref("f"), [event(seq=n) for n in range(300)])
+    assert [len(ok(outcome).value) for outcome in outcomes] == [250_000] * 300
+    assert platform.stats().restarts == 0
 
 
 async def test_statistics_and_report(platform: FunctionPlatform) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.errors import DeployError, EdgeError
 from edge_runtime.flows.ports import Unavailable
-from edge_runtime.functions import pool, remote
+from edge_runtime.functions import lane, remote
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import spawn
@@ -112,7 +113,7 @@ async def test_a_load_survives_one_death_and_is_blamed_for_two(platform: Functio
 
 
 async def test_a_silent_executor_is_killed(platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MARGIN", 0.1)
+    monkeypatch.setattr(lane, "MARGIN", 0.1)
     ref = await deploy(platform, app(COUNT))
     first = executor(platform)
     os.kill(first, signal.SIGSTOP)
@@ -122,6 +123,22 @@ async def test_a_silent_executor_is_killed(platform: FunctionPlatform, monkeypat
         os.kill(first, 0)
 
 
+async def test_an_executor_is_not_killed_for_the_slowness_of_the_gateway(
+    platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer lies in the socket while the gateway's event loop is busy beyond the executor's time."""
+    monkeypatch.setattr(lane, "MARGIN", 0.1)
+    ref = await deploy(platform, app(COUNT), limits=Limits(time=10_000, load_time=100_000))
+    first = executor(platform)
+    call = asyncio.create_task(platform.invoke(ref("f"), [event()]))
+    while platform._running.lanes[0]._calls < 4:  # check, its end, load, and now the run
+        await asyncio.sleep(0)
+    threading.Event().wait(0.5)
+    assert [ok(o).value for o in await call] == [1]
+    assert [ok(o).value for o in await platform.invoke(ref("f"), [event(seq=2)])] == [2]
+    assert executor(platform) == first
+
+
 async def test_an_executor_that_cannot_start_again_makes_functions_unavailable(
     platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +146,7 @@ async def test_an_executor_that_cannot_start_again_makes_functions_unavailable(
     monkeypatch.setattr(
         "edge_runtime.functions.remote.command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no room')"]
     )
-    monkeypatch.setattr(pool, "BACKOFF", (0.0,))
+    monkeypatch.setattr(lane, "BACKOFF", (0.0,))
     os.kill(executor(platform), signal.SIGKILL)
     with pytest.raises(Unavailable, match="no room"):
         await platform.invoke(ref("f"), [event()])

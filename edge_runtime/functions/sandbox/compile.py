@@ -43,8 +43,10 @@ def main() -> None:
     with open(0, "rb", closefd=False) as source:
         wasm = source.read(MAX_MODULE)
     compiler = engine.engine()
-    confinement = jail.confine()
-    jail.lock(confinement, compiler=True)
+    try:
+        jail.lock(jail.confine(), compiler=True)
+    except jail.JailError as error:
+        sys.exit(f"{error}. {error.hint}".rstrip())
     code = memoryview(Component(compiler, wasm).serialize())
     while code:
         code = code[os.write(1, code) :]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_runtime.errors import EdgeError
 from edge_runtime.flows.ports import Failure
 from edge_runtime.functions.sandbox import cache, jail
 from edge_runtime.functions.sandbox.engine import engine
@@ -36,6 +37,9 @@ from edge_runtime.functions.sandbox.ticker import Ticker
 
 QUANTUM = 20_000
 """Microseconds after which a run gives way to other apps. A neighbour waits at most that and one event's deadline."""
+
+MAX_REPLY = 4 * 1024 * 1024
+"""Bytes of outcomes after which a run gives way as well."""
 
 QUIET = 20
 """Milliseconds without a request before the stock is filled up: making an instance takes 5, and the first event of an
@@ -93,10 +97,7 @@ class Executor:
         except Refusal as refusal:
             return Refused(request.call, str(refusal).encode(), "")
         except Stopped as stopped:
-            detail = stopped.detail
-            if stopped.reason == "timeout":
-                detail = f"loading it took more than {request.load_time // 1000} ms"
-            return Refused(request.call, b"", detail)
+            return Refused(request.call, b"", stopped.detail)
         self._apps[request.app] = app
         return Loaded(request.call, manifest.encode(), (time.perf_counter_ns() - started) // 1000)
 
@@ -107,9 +108,14 @@ class Executor:
                 instance.allow_memory(app.request.memory)
                 seed = int.from_bytes(os.urandom(8), "big")
                 manifest = instance.load(app.request.source, seed, app.request.load_time)
-            except (Refusal, Stopped):
+            except Refusal:
                 instance.close()
                 raise
+            except Stopped as stopped:
+                instance.close()
+                if stopped.reason != "timeout":
+                    raise
+                raise Stopped("timeout", f"loading it took more than {app.request.load_time // 1000} ms") from None
         app.instance = instance
         return manifest
 
@@ -119,9 +125,10 @@ class Executor:
         if app is None:
             return Outcomes(request.call, [_failure("crash", "the app is not loaded in this executor", 0)])
         begun = last = time.perf_counter_ns()
+        size = 0
 
         def done(outcome: str) -> bool:
-            nonlocal last
+            nonlocal last, size
             if len(outcomes) >= request.count:
                 raise Stopped("output", "the function reported more outcomes than it had events")
             if len(outcome) > request.output + OVERHEAD:
@@ -131,7 +138,8 @@ class Executor:
             last = now
             if outcome.startswith(_MEMORY_FAILURE):
                 raise Stopped("memory", "")  # this instance's memory never shrinks again
-            return now - begun < QUANTUM * 1000
+            size += len(outcome)
+            return now - begun < QUANTUM * 1000 and size < MAX_REPLY
 
         try:
             if app.instance is None:
@@ -190,10 +198,17 @@ def serve(executor: Executor) -> None:
 
 def main() -> None:
     """The process: `argv` is the compiled guest's path and the size of the stock."""
+    try:
+        run(Path(sys.argv[1]), int(sys.argv[2]))
+    except EdgeError as error:
+        sys.exit(f"{error}. {error.hint}".rstrip())
+
+
+def run(path: Path, stock: int) -> None:
+    """Load the guest, lock the process, serve."""
     started = time.perf_counter_ns()
-    path, stock = sys.argv[1], int(sys.argv[2])
     machine = engine()
-    descriptor = cache.open_own(Path(path))
+    descriptor = cache.open_own(path)
     guests = Guests(machine, f"/proc/self/fd/{descriptor}")  # what was checked is what is mapped
     os.close(descriptor)
     confinement = jail.confine()

@@ -1,0 +1,302 @@
+"""One executor and the work that waits for it: fair between apps, and whole again after a death."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_runtime.errors import EdgeError
+from edge_runtime.events import Event
+from edge_runtime.flows.ports import Failure, Outcome, Unavailable
+from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.outcomes import encode_event, judge
+from edge_runtime.functions.remote import ExecutorDied, Remote
+from edge_runtime.functions.sandbox.executor import QUANTUM
+from edge_runtime.functions.sandbox.protocol import Load, Loaded, Outcomes, Refused, Reply, Run, Unload
+
+MAX_EVENTS = 256
+"""Events handed over at once. More gains nothing (measured), and what an executor does not begin is sent again."""
+
+MAX_BYTES = 1024 * 1024
+"""JSON handed over at once, unless a single event is larger."""
+
+MARGIN = 3.0
+"""Seconds that an executor may be silent beyond its worst case: the machine may be busy, or swapping."""
+
+BACKOFF = (0.0, 0.2, 1.0, 5.0)
+"""Seconds before each attempt to start an executor again; the last one stands for all that follow."""
+
+
+class LoadFailed(Exception):
+    """The guest refused an app; `problem` is its JSON, or empty."""
+
+    def __init__(self, problem: bytes, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = problem
+
+
+class _Job:
+    """Something to be done by an executor; `future` takes the result."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: Exception) -> None:
+        """Tell whoever waits that it will not be done."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _LoadJob(_Job):
+    def __init__(self, app: int, source: str, limits: Limits) -> None:
+        super().__init__()
+        self.app = app
+        self.source = source
+        self.limits = limits
+        self.suspect = False
+        """An executor died while it loaded this."""
+
+
+class _UnloadJob(_Job):
+    def __init__(self, app: int) -> None:
+        super().__init__()
+        self.app = app
+
+
+class _RunJob(_Job):
+    def __init__(self, app: int, function: str, events: Sequence[Event], limits: Limits) -> None:
+        super().__init__()
+        self.app = app
+        self.function = function
+        self.events = events
+        self.limits = limits
+        self.outcomes: list[Outcome] = []
+        self.suspects = 0
+        """How many of the next events were in the hands of an executor that died: they go one by one."""
+        self._encoded: dict[int, bytes] = {}
+
+    def chunk(self) -> list[bytes]:
+        """The next events, encoded. Those that cannot be encoded before them fail here."""
+        parts: list[bytes] = []
+        size = 0
+        index = len(self.outcomes)
+        while index < len(self.events) and len(parts) < (1 if self.suspects else MAX_EVENTS):
+            try:
+                part = self._encoded.pop(index, None) or encode_event(self.events[index])
+            except (TypeError, ValueError, RecursionError) as error:
+                if parts:
+                    break
+                self.take([Failure("error", f"the event's data cannot be handed to a function: {error}")])
+                index += 1
+                continue
+            self._encoded[index] = part
+            if parts and size + len(part) > MAX_BYTES:
+                break
+            parts.append(part)
+            size += len(part)
+            index += 1
+        return parts
+
+    def take(self, outcomes: Sequence[Outcome]) -> None:
+        """Note the outcomes of the next events."""
+        self.outcomes += outcomes
+        self.suspects = max(0, self.suspects - len(outcomes))
+
+
+class Lane:
+    """One executor and its queue. Jobs take turns; a run is done in pieces, so that none waits for a whole batch."""
+
+    def __init__(self, compiled: Path, stock: int) -> None:
+        self._compiled = compiled
+        self._stock = stock
+        self._queue: deque[_Job] = deque()
+        self._more = asyncio.Event()
+        self._loaded: dict[int, _LoadJob] = {}
+        self._lost: dict[int, str] = {}
+        """Apps that a new executor refused, and why."""
+        self._task: asyncio.Task[None] | None = None
+        self._calls = 0
+        self.remote = Remote(compiled, stock)
+        self.restarts = 0
+        self.problem = ""
+        """Why there is no executor just now; empty where there is one."""
+
+    @property
+    def apps(self) -> int:
+        """How many apps it holds."""
+        return len(self._loaded)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait or run."""
+        return len(self._queue)
+
+    async def start(self) -> None:
+        """Start the executor. Raises `EdgeError`."""
+        await self.remote.start()
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def stop(self) -> None:
+        """End the executor; what waits becomes `Unavailable`."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for job in self._queue:
+            job.fail(Unavailable("the function platform is stopping"))
+        self._queue.clear()
+        await self.remote.stop()
+
+    async def load(self, app: int, source: str, limits: Limits) -> Loaded:
+        """Load an app under a number. Raises `LoadFailed` or `Unavailable`."""
+        result = await self._submit(_LoadJob(app, source, limits))
+        assert isinstance(result, Loaded)
+        return result
+
+    async def unload(self, app: int) -> None:
+        """Forget an app."""
+        self._loaded.pop(app, None)
+        self._lost.pop(app, None)
+        await self._submit(_UnloadJob(app))
+
+    async def run(self, app: int, function: str, events: Sequence[Event], limits: Limits) -> list[Outcome]:
+        """Run a function: one outcome for each event. Raises `Unavailable`."""
+        job = _RunJob(app, function, events, limits)
+        await self._submit(job)
+        return job.outcomes
+
+    async def _submit(self, job: _Job) -> object:
+        if self._task is None or self._task.done():
+            raise Unavailable("the function platform is not running")
+        self._queue.append(job)
+        self._more.set()
+        return await job.future
+
+    async def _work(self) -> None:
+        while True:
+            while not self._queue:
+                self._more.clear()
+                await self._more.wait()
+            job = self._queue[0]
+            try:
+                finished = job.future.done() or await self._step(job)
+            except ExecutorDied as death:
+                self._blame(job, str(death))
+                await self._recover()
+                continue
+            except Exception as error:
+                job.fail(error)  # to whoever waits for the job; the lane goes on
+                finished = True
+            self._queue.popleft()
+            if not finished:
+                self._queue.append(job)
+
+    async def _step(self, job: _Job) -> bool:
+        """Do a piece of a job; answers whether that was all of it."""
+        match job:
+            case _LoadJob():
+                reply = await self._call_load(job)
+                if job.future.done():  # nobody waits for it any more
+                    await self._call(Unload(self._next(), job.app), 0.0)
+                elif isinstance(reply, Loaded):
+                    self._loaded[job.app] = job
+                    job.future.set_result(reply)
+                else:
+                    job.fail(LoadFailed(reply.problem, reply.detail))
+                return True
+            case _UnloadJob():
+                await self._call(Unload(self._next(), job.app), 0.0)
+                if not job.future.done():
+                    job.future.set_result(None)
+                return True
+            case _RunJob():
+                return await self._step_run(job)
+        raise TypeError(job)
+
+    async def _step_run(self, job: _RunJob) -> bool:
+        if job.app in self._lost:
+            job.fail(Unavailable(f"the app no longer loads: {self._lost[job.app]}"))
+            return True
+        parts = job.chunk()
+        if parts:
+            limits = job.limits
+            request = Run(
+                self._next(),
+                job.app,
+                job.function,
+                "[" + b",".join(parts).decode() + "]",
+                len(parts),
+                limits.time,
+                limits.output,
+            )
+            reply = await self._call(request, (limits.time + limits.load_time + QUANTUM) / 1e6)
+            if not isinstance(reply, Outcomes) or not 0 < len(reply.outcomes) <= len(parts):
+                raise ExecutorDied("it answered with something else")
+            events = job.events[len(job.outcomes) :]
+            reported = zip(reply.outcomes, events, strict=False)  # it may have given way before the end
+            job.take([judge(body, micros, event, limits) for (micros, body), event in reported])
+        if len(job.outcomes) < len(job.events):
+            return False
+        if not job.future.done():
+            job.future.set_result(None)
+        return True
+
+    async def _call_load(self, job: _LoadJob) -> Loaded | Refused:
+        request = Load(self._next(), job.app, job.source, job.limits.memory, job.limits.load_time)
+        reply = await self._call(request, job.limits.load_time / 1e6)
+        if not isinstance(reply, (Loaded, Refused)):
+            raise ExecutorDied("it answered with something else")
+        return reply
+
+    async def _call(self, request: Load | Run | Unload, worst_case: float) -> Reply:
+        reply = await self.remote.call(request, worst_case + MARGIN)
+        if getattr(reply, "call", None) != request.call:
+            self.remote.kill()
+            raise ExecutorDied("it answered another question")
+        return reply
+
+    def _next(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def _blame(self, job: _Job, why: str) -> None:
+        """What an executor's death means for the job it died with.
+
+        The events that it had may be innocent (somebody else may have killed it), so they are tried once more, one by
+        one; the one that is alone with a second death did it.
+        """
+        if isinstance(job, _LoadJob):
+            if job.suspect:
+                job.fail(LoadFailed(b"", f"the sandbox died twice while it loaded the app: {why}"))
+            job.suspect = True
+        elif not isinstance(job, _RunJob):
+            job.fail(Unavailable(f"the sandbox died: {why}"))
+        elif job.suspects:
+            job.take([Failure("crash", f"the sandbox died twice on this event: {why}")])
+        else:
+            job.suspects = min(MAX_EVENTS, len(job.events) - len(job.outcomes))
+
+    async def _recover(self) -> None:
+        """Start a new executor and load into it what the old one had."""
+        self.restarts += 1
+        attempt = 0
+        while True:
+            await self.remote.stop()
+            await asyncio.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
+            attempt += 1
+            self.remote = Remote(self._compiled, self._stock)
+            try:
+                await self.remote.start()
+                for loaded in list(self._loaded.values()):
+                    reply = await self._call_load(loaded)
+                    if isinstance(reply, Refused):
+                        self._lost[loaded.app] = reply.detail or reply.problem.decode(errors="replace")
+            except (EdgeError, ExecutorDied) as error:
+                self.problem = str(error)
+                for job in self._queue:
+                    job.fail(Unavailable(f"the sandbox does not start: {error}"))
+                self._queue.clear()
+                continue
+            self.problem = ""
+            return
