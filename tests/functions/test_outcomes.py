@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import EdgeError
@@ -79,11 +79,13 @@ def test_a_bad_outcome_is_a_failure(payload: bytes) -> None:
     assert outcome.micros == 7
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged(payload: bytes) -> None:
     assert isinstance(judge(payload, 1, event(), LIMITS), Success | Failure)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text() | st.binary(), lambda inner: st.lists(inner)))
 def test_any_data_of_a_board_can_be_handed_to_a_function(data: object) -> None:
     fields = msgspec.json.decode(encode_event(event(data)))
