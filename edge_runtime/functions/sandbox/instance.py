@@ -35,6 +35,9 @@ _REHEARSAL_EVENTS = '[["d","a",0,{"b":1.5},"d/0/0",0,"",0]]'
 _REHEARSAL_TIME = 30_000_000
 """Microseconds: our own code, on a machine that may be slow."""
 
+_TABLES = {"instances": 100, "tables": 20, "table_elements": 100_000, "memories": 10}
+"""What a guest may have besides memory: several times what it starts with, and it never needs more."""
+
 Done = Callable[[str], bool]
 """Takes the outcome (JSON) of the next event; answers whether to go on."""
 
@@ -63,7 +66,7 @@ class Guests:
     def virgin(self, rehearse: bool = True) -> Instance:
         """A new instance; a rehearsed one has its pages and code paths touched, so that its first app loads faster."""
         store = Store(self._engine)
-        store.set_limits(memory_size=64 * MIB, instances=100, tables=100, memories=10)
+        store.set_limits(**_TABLES, memory_size=64 * MIB)
         store.set_epoch_deadline(_ticks(_REHEARSAL_TIME))
         instance = self._linker.instantiate(store, self._component)
         functions = {name: instance.get_func(store, index) for name, index in self._exports.items()}
@@ -90,7 +93,7 @@ class Instance:
 
     def allow_memory(self, memory: int) -> None:
         """Let the guest's memory grow to so many bytes in all."""
-        self._store.set_limits(memory_size=memory, instances=100, tables=100, memories=10)
+        self._store.set_limits(**_TABLES, memory_size=memory)
 
     def load(self, source: str, seed: int, load_time: int) -> str:
         """Load an app; answers its manifest (JSON). Raises `Refusal` or `Stopped`."""
