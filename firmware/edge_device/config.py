@@ -12,7 +12,7 @@ OPTIONS = {
     "queue": (64, 2, 100000),  # readings kept while offline
     "queue_bytes": (8192, 64, 1 << 30),  # their data, in bytes
     "batch": (16, 1, 1000),  # readings in one packet, at most
-    "packet": (1024, 64, 200000),  # bytes of data in a batch, and of a packet that comes in
+    "packet": (512, 64, 200000),  # bytes of data in a batch, and of a packet that comes in
     "window": (4, 1, 64),  # packets on their way at once
 }
 

@@ -21,6 +21,8 @@ _FIRST_BACKOFF = const(500)
 # Some boards' clocks tick in whole seconds; only a difference beyond that means that the clock was set.
 _CLOCK_SET = const(2000000)
 _IDLE = const(60000)
+# More than this is not made ready at once: in a heap of pieces, one packet's room is found, four packets' is not.
+_READY = const(256)
 _LARGEST = const(200000)  # the gateway ends a connection over a packet of more than 256 KiB
 _STABLE = const(60000)
 
@@ -187,14 +189,17 @@ class Core:
             if now < self._retry_at:
                 return max(0, min(wait, self._retry_at - now))
             self.wants_link = True
-        elif session.state == OPEN:
-            self._publish(now)
+        elif session.state == OPEN and not self._publish(now):
+            return 0
         return max(0, min(wait, session.wait(now)))
 
     def _publish(self, now):
+        """Make packets of what waits; False when there may be more once `out` has been sent."""
         session = self.session
         options = self.config.options
         while session.has_room():
+            if len(session.out) > _READY:
+                return False
             reply = self.commands.take()
             if reply:
                 session.publish(now, self._base + "/replies", reply[REPLY], reply[SENT_BEFORE], reply)
@@ -202,7 +207,7 @@ class Core:
                 continue
             batch = self.queue.take(options["batch"], options["packet"])
             if not batch:
-                return
+                break
             first = batch[0][SEQ]
             end = first + len(batch)
             epoch = self._time_at_zero()
@@ -213,6 +218,7 @@ class Core:
                 for seq in range(first, end):
                     self.observer.on_published(self.boot, seq, seq < self._unsent)
             self._unsent = max(self._unsent, end)
+        return True
 
     def _time_at_zero(self):
         """The time at uptime 0, or None; it moves only when the clock was set, so that a reading keeps its time."""

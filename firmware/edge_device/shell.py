@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import select
 import socket
 
@@ -33,6 +34,9 @@ class Shell:
         """Run for ever."""
         core = self._core
         uptime = core.hal.uptime
+        # Collecting early keeps what lives long together: a heap left to fill up first is soon one of small pieces.
+        gc.collect()
+        gc.threshold((gc.mem_free() + gc.mem_alloc()) // 8)
         while True:
             try:
                 wait = core.step(uptime())
@@ -45,7 +49,7 @@ class Shell:
             elif not core.wants_link and self._socket is not None:
                 self._close()
             elif core.out and self._socket is not None:
-                wait = min(wait, self._send())
+                wait = self._send(wait)
             await self._sleep(wait)
 
     async def _sleep(self, wait):
@@ -98,8 +102,8 @@ class Shell:
             self._broken(why)
             self._wake.set()
 
-    def _send(self):
-        """Send what can be sent; returns how long to wait before the rest is tried."""
+    def _send(self, wait):
+        """Send what can be sent; returns how long to wait: `wait`, or less where something is left."""
         core = self._core
         try:
             number = self._socket.write(core.out)
@@ -110,7 +114,7 @@ class Shell:
             number = 0
         if number:
             core.sent(number)
-        return _SEND_RETRY if core.out else 3600000
+        return _SEND_RETRY if core.out else wait
 
     def _broken(self, why):
         self._close()

@@ -115,6 +115,10 @@ def has_acknowledged(board: ProcessBoard, number: int) -> bool:
     return len(board.journal().acknowledged) == number
 
 
+def has_printed(board: ProcessBoard, text: str, times: int = 1) -> bool:
+    return board.logs().count(text) >= times
+
+
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
     if MOSQUITTO is None:
@@ -176,7 +180,7 @@ async def test_what_had_to_go_is_counted(tmp_path: Path, broker: Broker, counter
     board = make("unix", tmp_path, counter, broker.port, readings=200, period_ms=5)
     await board.start()
     try:
-        await until(lambda: "all taken" in board.logs(), "all readings are taken")
+        await until(lambda: "taken 200\n" in board.logs(), "all readings are taken")
         broker.start()
         await until(
             lambda: sum(isinstance(v, dict) and "count" in v for v in broker.values) == 1, "the loss is reported"
@@ -187,6 +191,29 @@ async def test_what_had_to_go_is_counted(tmp_path: Path, broker: Broker, counter
     assert numbers == list(range(137, 201))
     assert broker.values[-1] == {"count": 136}
     assert board.journal().published == board.journal().acknowledged
+
+
+@pytest.mark.parametrize("machine", KINDS)
+async def test_a_queue_filled_again_and_again_leaves_the_heap_whole(
+    tmp_path: Path, broker: Broker, counter: Path, machine: str
+) -> None:
+    board = make(machine, tmp_path, counter, broker.port, readings=900, period_ms=5)
+
+    def accounted() -> int:
+        return sum(v.get("count", 1) for v in broker.values if isinstance(v, dict))
+
+    await board.start()
+    try:
+        for outage, taken in enumerate((300, 600, 900), 1):
+            await until(partial(has_printed, board, "online\n", outage), "the board is online")
+            broker.stop()
+            await until(partial(has_printed, board, f"taken {taken}\n"), "the queue is full")
+            broker.start()
+        await until(lambda: accounted() >= 900, "every reading has arrived or is reported as lost")
+    finally:
+        await board.stop()
+    assert "MemoryError" not in board.logs()
+    assert board.journal().acknowledged <= {f"{board.device}/{boot.hex()}/{seq}" for boot, seq in broker.events}
 
 
 async def test_a_broker_that_hangs_is_noticed(tmp_path: Path, broker: Broker, counter: Path) -> None:

@@ -5,9 +5,10 @@ One JSON object a line, appended and flushed at once; a line cut off by a loss o
 
 import json
 import time
+from array import array
 from binascii import hexlify
 
-_KEPT = 256  # the moments of first publishing, for commands that come later
+_KEPT = 128  # the moments of first publishing, for commands that come later
 
 
 def _micros():
@@ -26,7 +27,9 @@ class Journal:
         self._file = open(path, "a")  # noqa: SIM115 (open for as long as the board runs)
         self._boot = _hex(boot)
         self._own = boot
-        self._moments = [None] * _KEPT
+        # Arrays, not objects of their own: what lives long and lies scattered makes a heap of small pieces.
+        self._seqs = array("q", bytes(8 * _KEPT))
+        self._moments = array("q", bytes(8 * _KEPT))
         # A line that power cut off must not swallow this one: begin on a line of our own.
         self._file.write("\n")
         self._write({"event": "boot", "boot": self._boot, "t": _micros()})
@@ -37,15 +40,16 @@ class Journal:
         self._file.flush()
 
     def _since(self, seq):
-        moment = self._moments[seq % _KEPT]
-        return _micros() - moment[1] if moment and moment[0] == seq else None
+        at = seq % _KEPT
+        return _micros() - self._moments[at] if self._seqs[at] == seq and self._moments[at] else None
 
     def on_published(self, boot, seq, again):
         """An event goes out; `again` when it was sent before."""
         now = _micros()
         self._write({"event": "published", "boot": self._boot, "seq": seq, "t": now, "again": again})
         if not again:
-            self._moments[seq % _KEPT] = (seq, _micros())
+            self._seqs[seq % _KEPT] = seq
+            self._moments[seq % _KEPT] = _micros()
 
     def on_acknowledged(self, boot, seq):
         """The gateway has stored an event."""

@@ -121,8 +121,12 @@ class Bench:
 
     def publish(self):
         """Step and return what was sent."""
-        self.step()
-        return self.sent()
+        packets = []
+        while True:
+            wait = self.step()
+            packets += self.sent()
+            if wait:
+                return packets
 
     def puback(self, packet):
         self.receive(struct.pack(">BBH", 0x40, 2, packet.packet))

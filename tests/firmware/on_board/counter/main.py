@@ -16,8 +16,8 @@ def count():
     if taken == settings["readings"]:
         return None
     taken += 1
-    if taken == settings["readings"]:
-        print("all taken")
+    if taken % 100 == 0:
+        print("taken", taken)
     return {"n": taken}
 
 
