@@ -43,6 +43,19 @@ class Tables(msgspec.Struct):
     """Commands without an end, oldest first."""
 
 
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """How full a journal is."""
+
+    first: int
+    head: int
+    bytes: int
+    """What the retained records and tables take."""
+    max_bytes: int
+    """The quota; 0 for none."""
+    full: bool
+    """There is no room for more events at the moment; progress and effects may still find some in the reserve."""
+
+
 Listener = Callable[[Sequence[Stored]], None]
 
 

@@ -22,10 +22,12 @@ from edge_runtime.journal.records import (
     DeadLetter,
     Device,
     FlowState,
+    Gap,
     Progress,
     Record,
     Trimmed,
 )
+from edge_runtime.journal.retention import lifted
 
 BootKey = tuple[str, bytes]
 RECENT = 65_536
@@ -121,7 +123,9 @@ class Projection:
             case FlowState():
                 self.flows[record.flow] = record
             case Trimmed():
-                self.first = record.upto + 1
+                self.first = max(self.first, record.upto + 1)
+            case Gap() if record.flow in self.flows:
+                self.flows[record.flow] = lifted(self.flows[record.flow], record)
             case Device():
                 self.devices[record.id] = record
             case AppVersion():

@@ -14,17 +14,21 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
 from edge_runtime.errors import StaleGeneration, StorageError, StorageFull
 from edge_runtime.events import Event
-from edge_runtime.journal.interface import Appended, Listener, Placed, Tables
+from edge_runtime.journal.interface import Appended, Listener, Placed, Tables, Usage
 from edge_runtime.journal.projection import conflict
 from edge_runtime.journal.records import FlowState, Progress, Record, Stored
+from edge_runtime.journal.retention import KEEP_ALL, Retention
 from edge_runtime.journal.sqlite.messages import (
     LENGTH,
+    Announce,
+    BackedUp,
+    Backup,
     Batches,
     Close,
     Done,
@@ -34,15 +38,23 @@ from edge_runtime.journal.sqlite.messages import (
     ReadTables,
     Reply,
     Request,
+    Settings,
     TablesReply,
-    Write,
+    Tick,
+    Ticked,
+    WriteEncoded,
     Written,
     frame,
 )
-from edge_runtime.journal.sqlite.store import decode_records
+from edge_runtime.journal.sqlite.rows import decode_records
 
+MAX_APPEND = 1000
+"""Records in one append."""
 MAX_GROUP = 2000
-"""Records in one transaction: beyond it, latency grows faster than the cost per record falls."""
+MAX_GROUP_BYTES = 4 << 20
+"""Records, or bytes, in one transaction: beyond it, latency grows faster than the cost per record falls."""
+MAX_WAITING_BYTES = 64 << 20
+"""What may wait to be written: beyond it appends are refused as if the disk were full, which for now it is."""
 START_SECONDS = 60.0
 """A start on a slow SD card after a crash reads back at most one snapshot's worth; this is far beyond it."""
 
@@ -57,14 +69,16 @@ class SqliteJournal(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._max_delay = max_delay
         self._listeners: list[Listener] = []
-        self._pending: deque[tuple[Op, asyncio.Future[Appended]]] = deque()
-        self._group: list[tuple[Op, asyncio.Future[Appended]]] | None = None
+        self._pending: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._group: list[_Waiting] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._next_write = 0.0
         self._replies: deque[Callable[[Reply], None]] = deque()
         self._buffer = bytearray()
         self._transport: asyncio.WriteTransport | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._backup: asyncio.Future[BackedUp] | None = None
         self._closing = False
         self.commits = 0
         """Transactions made durable so far."""
@@ -72,17 +86,22 @@ class SqliteJournal(asyncio.Protocol):
         """Set when the writer process has ended without being asked to: the daemon must end too."""
 
     @classmethod
-    async def open(cls, path: Path, *, max_bytes: int = 0, max_delay: float = 0.0) -> SqliteJournal:
+    async def open(
+        cls, path: Path, *, max_bytes: int = 0, max_delay: float = 0.0, retention: Retention = KEEP_ALL
+    ) -> SqliteJournal:
         """Start the writer on the database at `path` (made if missing).
 
         `max_bytes`: quota of the file, 0 for none. `max_delay`: seconds that a commit may be held back for others to
-        join it. Raises StorageError, in the writer's words, if the database cannot be opened.
+        join it. `retention`: what may be removed when; by age only where `tick` is called.
+
+        Raises StorageError, in the writer's words, if the database cannot be opened.
         """
         journal = cls(max_delay)
         ours, theirs = socket.socketpair()
         with theirs:
             fd = theirs.fileno()
-            arguments = [str(fd), str(max_bytes), str(path)]
+            settings = msgspec.json.encode(Settings(max_bytes, retention)).decode()
+            arguments = [str(fd), settings, str(path)]
             journal._process = subprocess.Popen(
                 [sys.executable, "-m", "edge_runtime.journal.sqlite.writer", *arguments],
                 pass_fds=[fd],
@@ -132,10 +151,39 @@ class SqliteJournal(asyncio.Protocol):
         assert isinstance(reply, TablesReply)
         return reply.tables
 
+    async def tick(self, now: int, monotonic: int, *, trusted: bool) -> Usage:
+        """Tell the journal the time (both in microseconds), as often as records should be looked at for their age.
+
+        `trusted`: the wall clock has been set; until then nothing goes by its age. Answers how full the journal is.
+        """
+        reply = await self._request(Tick(now, monotonic, trusted))
+        assert isinstance(reply, Ticked)
+        return reply.usage
+
+    async def backup(self, to: Path) -> BackedUp:
+        """Copy the journal, as it stands when the copy ends, to the new file `to`, and verify every record of it.
+
+        Commits go on meanwhile. Raises StorageError, and leaves nothing behind, if `to` exists or the copy fails.
+        """
+        if self._backup is not None:
+            raise StorageError("another backup is being made", hint="Wait for it to end.")
+        if self._transport is None or self._closing:
+            raise StorageError("the journal is closed")
+        self._backup = self._loop.create_future()
+        self._transport.write(frame(_encode(Backup(str(to.absolute())))))
+        try:
+            outcome = await asyncio.shield(self._backup)
+        finally:
+            if self._backup.done():
+                self._backup = None
+        if outcome.error:
+            raise StorageError(outcome.error, hint=outcome.hint)
+        return outcome
+
     async def close(self) -> None:
         """Write what is pending, have the writer save a snapshot, and wait for it to end."""
         while self._pending or self._group:
-            waiting = [future for _, future in [*(self._group or []), *self._pending]]
+            waiting = [item.future for item in [*(self._group or []), *self._pending]]
             await asyncio.wait(waiting)
         self._closing = True
         if self._transport is not None:
@@ -149,62 +197,79 @@ class SqliteJournal(asyncio.Protocol):
 
     def _submit(self, op: Op) -> asyncio.Future[Appended]:
         future: asyncio.Future[Appended] = self._loop.create_future()
-        if self._closing or self._transport is None:
-            future.set_exception(StorageError("the journal is closed"))
+        try:
+            item = self._checked(op, future)
+        except StorageError as error:
+            future.set_exception(error)
             return future
-        self._pending.append((op, future))
+        self._pending.append(item)
+        self._waiting_bytes += len(item.body)
         if self._group is None and self._timer is None:
             # Not at once: what else this turn of the loop brings (a segment with ten messages) joins in.
             delay = self._next_write - self._loop.time()
             self._timer = self._loop.call_later(max(delay, 0), self._flush)
         return future
 
+    def _checked(self, op: Op, future: asyncio.Future[Appended]) -> _Waiting:
+        """Encoded here and not in its group: what cannot be written fails alone, and sizes are known."""
+        if self._closing or self._transport is None:
+            raise StorageError("the journal is closed")
+        if len(op.records) > MAX_APPEND + bool(op.flow):
+            raise StorageError(f"{len(op.records)} records in one append; the limit is {MAX_APPEND}")
+        try:
+            body = _encode(op)
+        except Exception as error:
+            raise StorageError(f"a record cannot be stored: {error}") from error
+        if self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
+            raise StorageFull(
+                "the disk does not keep up: too much waits to be stored",
+                hint="Boards keep their readings meanwhile; check the disk if this lasts.",
+            )
+        return _Waiting(op, msgspec.Raw(body), future)
+
     def _flush(self) -> None:
         self._timer = None
         if self._group is not None or not self._pending or self._transport is None:
             return
         group = [self._pending.popleft()]
-        size = len(group[0][0].records)
-        if not _changes_flows(group[0][0]):
-            while self._pending and size + len(self._pending[0][0].records) <= MAX_GROUP:
-                if _changes_flows(self._pending[0][0]):
+        size, count = len(group[0].body), len(group[0].op.records)
+        if not _changes_flows(group[0].op):
+            while self._pending:
+                item = self._pending[0]
+                size, count = size + len(item.body), count + len(item.op.records)
+                if count > MAX_GROUP or size > MAX_GROUP_BYTES or _changes_flows(item.op):
                     break
                 group.append(self._pending.popleft())
-                size += len(group[-1][0].records)
-        try:
-            request = frame(_encode(Write([op for op, _ in group])))
-        except Exception:
-            # Something that cannot be written at all must not take its neighbours, or the journal, with it.
-            self._pending.extendleft(reversed([pair for pair in group if _writable(*pair)]))
-            self._timer = self._loop.call_later(0, self._flush)
-            return
         self._group = group
         self._next_write = self._loop.time() + self._max_delay
         self._replies.append(self._written)
-        self._transport.write(request)
+        self._transport.write(frame(_encode(WriteEncoded([item.body for item in group]))))
 
     def _written(self, reply: Reply) -> None:
         group, self._group = self._group or [], None
+        self._waiting_bytes -= sum(len(item.body) for item in group)
         self.commits += 1
         if isinstance(reply, Written):
             # All listeners first: whoever goes on because its append is durable finds the rest of the house informed.
-            outcomes = [_outcome(op, done) for (op, _), done in zip(group, reply.done, strict=True)]
-            stored = [item for outcome in outcomes if isinstance(outcome, Appended) for item in outcome.stored]
-            if stored:
-                for listener in self._listeners:
-                    listener(stored)
-            for (_, future), outcome in zip(group, outcomes, strict=True):
-                _settle(future, outcome)
+            outcomes = [_outcome(item.op, done) for item, done in zip(group, reply.done, strict=True)]
+            self._tell([item for outcome in outcomes if isinstance(outcome, Appended) for item in outcome.stored])
+            for item, outcome in zip(group, outcomes, strict=True):
+                _settle(item.future, outcome)
         else:
             error = _error(reply)
-            for _, future in group:
-                _settle(future, error)
+            for item in group:
+                _settle(item.future, error)
         if self._pending and self._timer is None:
             delay = self._next_write - self._loop.time()
             if delay > 0:
                 self._timer = self._loop.call_later(delay, self._flush)
             else:
                 self._flush()
+
+    def _tell(self, stored: list[Stored]) -> None:
+        if stored:
+            for listener in self._listeners:
+                listener(stored)
 
     # Talking to the writer
 
@@ -247,7 +312,13 @@ class SqliteJournal(asyncio.Protocol):
                 break
             reply = _decode(bytes(buffer[LENGTH.size : end]))
             del buffer[:end]
-            self._replies.popleft()(reply)
+            if isinstance(reply, Announce):
+                self._tell([Stored(offset, record) for offset, record in enumerate(reply.records, reply.first)])
+            elif isinstance(reply, BackedUp):
+                if self._backup is not None:
+                    self._backup.set_result(reply)
+            else:
+                self._replies.popleft()(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by asyncio."""
@@ -260,19 +331,17 @@ class SqliteJournal(asyncio.Protocol):
         while self._replies:
             self._replies.popleft()(gone)
         while self._pending:
-            _settle(self._pending.popleft()[1], _error(gone))
+            _settle(self._pending.popleft().future, _error(gone))
+        if self._backup is not None and not self._backup.done():
+            self._backup.set_exception(_error(gone))
         if not self._closing and not self.lost.done():
             self.lost.set_result(None)
 
 
-def _writable(op: Op, future: asyncio.Future[Appended]) -> bool:
-    """Whether an op can be encoded; if not, its caller is told."""
-    try:
-        _encode(op)
-    except Exception as error:
-        _settle(future, StorageError(f"a record cannot be stored: {error}"))
-        return False
-    return True
+class _Waiting(NamedTuple):
+    op: Op
+    body: msgspec.Raw
+    future: asyncio.Future[Appended]
 
 
 def _changes_flows(op: Op) -> bool:
@@ -283,6 +352,11 @@ def _changes_flows(op: Op) -> bool:
 def _outcome(op: Op, done: Done) -> Appended | Exception:
     if done.stale:
         return StaleGeneration(done.stale)
+    if done.full:
+        return StorageFull(
+            "the journal is full: its quota has no room for more events",
+            hint="Raise journal.max_size or keep less; boards keep their readings meanwhile.",
+        )
     placed = [Placed.STORED] * len(op.records)
     for number, verdict in done.others:
         placed[number] = verdict

@@ -6,10 +6,18 @@ import struct
 
 import msgspec
 
-from edge_runtime.journal.interface import Placed, Tables
+from edge_runtime.journal.interface import Placed, Tables, Usage
 from edge_runtime.journal.records import Record
+from edge_runtime.journal.retention import Retention
 
 LENGTH = struct.Struct("<I")
+
+
+class Settings(msgspec.Struct):
+    """What the writer process is started with."""
+
+    max_bytes: int
+    retention: Retention
 
 
 class Op(msgspec.Struct, array_like=True):
@@ -26,6 +34,12 @@ class Write(msgspec.Struct, array_like=True, tag="write"):
     ops: list[Op]
 
 
+class WriteEncoded(msgspec.Struct, array_like=True, tag="write"):
+    """`Write` as the client sends it: each `Op` is encoded already."""
+
+    ops: list[msgspec.Raw]
+
+
 class Read(msgspec.Struct, array_like=True, tag="read"):
     """Read on from an offset."""
 
@@ -37,11 +51,25 @@ class ReadTables(msgspec.Struct, array_like=True, tag="tables"):
     """Hand over the projections."""
 
 
+class Tick(msgspec.Struct, array_like=True, tag="tick"):
+    """What time it is, for retention; answered with how full the journal is."""
+
+    now: int
+    monotonic: int
+    trusted: bool
+
+
+class Backup(msgspec.Struct, array_like=True, tag="backup"):
+    """Copy the journal to a new file, between commits; acknowledged by `BackedUp` when it is done."""
+
+    to: str
+
+
 class Close(msgspec.Struct, array_like=True, tag="close"):
     """Save a snapshot, close the database and end."""
 
 
-Request = Write | Read | ReadTables | Close
+Request = Write | Read | ReadTables | Tick | Backup | Close
 
 
 class Done(msgspec.Struct, array_like=True):
@@ -51,6 +79,8 @@ class Done(msgspec.Struct, array_like=True):
     others: list[tuple[int, Placed]]
     stale: str = ""
     """Why it was refused, if it was."""
+    full: bool = False
+    """There was no room for it; others in the group may have found some in the reserve."""
 
 
 class Written(msgspec.Struct, array_like=True, tag="written"):
@@ -71,6 +101,28 @@ class TablesReply(msgspec.Struct, array_like=True, tag="tables-reply"):
     tables: Tables
 
 
+class Ticked(msgspec.Struct, array_like=True, tag="ticked"):
+    """How full the journal is."""
+
+    usage: Usage
+
+
+class Announce(msgspec.Struct, array_like=True, tag="announce"):
+    """Records that the writer itself has stored. Not an answer: it may come before any other."""
+
+    first: int
+    records: list[Record]
+
+
+class BackedUp(msgspec.Struct, array_like=True, tag="backed-up"):
+    """A backup has been made and verified, or, with an `error`, has not. Not an answer either."""
+
+    records: int
+    bytes: int
+    error: str = ""
+    hint: str = ""
+
+
 class Failed(msgspec.Struct, array_like=True, tag="failed"):
     """The request had no effect."""
 
@@ -79,7 +131,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     full: bool
 
 
-Reply = Written | Batches | TablesReply | Failed
+Reply = Written | Batches | TablesReply | Ticked | Announce | BackedUp | Failed
 
 
 def frame(body: bytes) -> bytes:

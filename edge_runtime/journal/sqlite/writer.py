@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
 
 from edge_runtime.errors import StorageError, StorageFull
+from edge_runtime.journal.sqlite.database import FsyncFailed
 from edge_runtime.journal.sqlite.messages import (
     LENGTH,
+    Announce,
+    BackedUp,
+    Backup,
     Batches,
     Close,
     Failed,
@@ -21,12 +27,15 @@ from edge_runtime.journal.sqlite.messages import (
     ReadTables,
     Reply,
     Request,
+    Settings,
     TablesReply,
+    Tick,
+    Ticked,
     Write,
     Written,
     frame,
 )
-from edge_runtime.journal.sqlite.store import FsyncFailed, Store
+from edge_runtime.journal.sqlite.store import Store
 
 IDLE_SECONDS = 0.2
 """A pause this long is taken as nobody waiting: time to copy the write-ahead log back."""
@@ -36,30 +45,75 @@ _decode = msgspec.msgpack.Decoder(Request).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def serve(store: Store, connection: socket.socket) -> None:
-    """Answer requests in order until Close or the end of the connection."""
-    buffer = bytearray()
-    while True:
-        if not select.select([connection], [], [], IDLE_SECONDS)[0]:
-            store.maintain(idle=True)
-            select.select([connection], [], [])
-        data = connection.recv(1 << 20)
-        if not data:
-            return
-        buffer += data
-        while len(buffer) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(buffer)[0]
-            if len(buffer) < end:
-                break
-            request = _decode(bytes(buffer[LENGTH.size : end]))
-            del buffer[:end]
-            if isinstance(request, Close):
+Question = Write | Read | ReadTables | Tick
+
+
+class Server:
+    """Serves one client, the daemon: its requests in order, and between them what nobody waits for."""
+
+    def __init__(self, store: Store, connection: socket.socket) -> None:
+        self._store = store
+        self._connection = connection
+        self._backup: Generator[BackedUp | None, None, None] | None = None
+
+    def serve(self) -> None:
+        """Answer requests until Close or the end of the connection."""
+        buffer = bytearray()
+        more = False
+        while True:
+            if not self._wait(0 if more else IDLE_SECONDS):
+                more = self._upkeep(idle=True)
+                if not more:
+                    self._wait(None)
+                continue
+            data = self._connection.recv(1 << 20)
+            if not data:
                 return
-            connection.sendall(frame(_encode(answer(store, request))))
-            store.maintain(idle=False)
+            buffer += data
+            while len(buffer) >= LENGTH.size:
+                end = LENGTH.size + LENGTH.unpack_from(buffer)[0]
+                if len(buffer) < end:
+                    break
+                request = _decode(bytes(buffer[LENGTH.size : end]))
+                del buffer[:end]
+                if isinstance(request, Close):
+                    return
+                self._handle(request)
+                more = self._upkeep(idle=False)
+
+    def close(self) -> None:
+        """Give up what is not done."""
+        if self._backup is not None:
+            self._backup.close()
+
+    def _wait(self, seconds: float | None) -> bool:
+        return bool(select.select([self._connection], [], [], seconds)[0])
+
+    def _handle(self, request: Question | Backup) -> None:
+        if not isinstance(request, Backup):
+            self._send(answer(self._store, request))
+        elif self._backup is not None:
+            self._send(BackedUp(0, 0, "another backup is being made", "Wait for it to end."))
+        else:
+            self._backup = self._store.backup(Path(request.to))
+
+    def _upkeep(self, *, idle: bool) -> bool:
+        """One turn of upkeep; true if there is reason for another."""
+        more, stored = self._store.maintain(idle=idle)
+        if stored:
+            self._send(Announce(stored[0].offset, [item.record for item in stored]))
+        if self._backup is not None:
+            outcome = next(self._backup)
+            if outcome is not None:
+                self._backup = None
+                self._send(outcome)
+        return more or self._backup is not None
+
+    def _send(self, reply: Reply) -> None:
+        self._connection.sendall(frame(_encode(reply)))
 
 
-def answer(store: Store, request: Request) -> Reply:
+def answer(store: Store, request: Question) -> Reply:
     """One request's reply; errors of the storage become replies, a failed fsync ends the process."""
     try:
         match request:
@@ -69,26 +123,28 @@ def answer(store: Store, request: Request) -> Reply:
                 return Batches(store.read(after, limit))
             case ReadTables():
                 return TablesReply(store.tables())
-            case Close():
-                raise AssertionError("Close has no reply")
+            case Tick(now, monotonic, trusted):
+                return Ticked(store.tick(now, monotonic, trusted=trusted))
     except StorageError as error:
         return Failed(str(error), error.hint, isinstance(error, StorageFull))
 
 
 def main() -> None:
-    """`python -m edge_runtime.journal.sqlite.writer FD MAX_BYTES PATH`."""
+    """`python -m edge_runtime.journal.sqlite.writer FD SETTINGS PATH`, where SETTINGS is the JSON of `Settings`."""
     # The daemon decides when to stop; a Ctrl-C in its terminal reaches this process too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     try:
-        store = Store(Path(sys.argv[3]), int(sys.argv[2]))
+        settings = msgspec.json.decode(sys.argv[2], type=Settings)
+        store = Store(Path(sys.argv[3]), settings.max_bytes, settings.retention)
     except StorageError as error:
         connection.sendall(frame(_encode(Failed(str(error), error.hint, isinstance(error, StorageFull)))))
         sys.exit(1)
     try:
         connection.sendall(frame(_encode(TablesReply(store.tables()))))
-        serve(store, connection)
+        with contextlib.closing(Server(store, connection)) as server:
+            server.serve()
         store.close()
     except FsyncFailed as error:
         print(

@@ -1,0 +1,176 @@
+"""Opens the journal's database: whose file it is, its schema version, and the settings that durability rests on."""
+
+from __future__ import annotations
+
+import os
+import struct
+from importlib.resources import files
+from pathlib import Path
+
+import apsw
+
+from edge_runtime.errors import StorageError, StorageFull
+
+VERSION = 2
+"""The schema that this version writes: `schema/1.sql` up to `schema/2.sql`, applied in turn."""
+APPLICATION_ID = 0x45444745
+"""Marks a file as ours ("EDGE")."""
+PAGE_SIZE = 1024
+"""Small pages: a lone commit writes 6.7 KB instead of 12.8 KB with 4 KB pages, and no size of group loses speed."""
+SYNCHRONOUS = "FULL"
+"""With NORMAL a commit is not on the disk when it returns, and an acknowledgement would be a lie; a test shows it."""
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER = struct.Struct(">60xI4xI")
+"""User version and application id, at their places in a database's first page."""
+
+
+class FsyncFailed(BaseException):
+    """The disk could not promise durability. Nothing can be trusted from here: end the process, restart, recover."""
+
+
+def open_database(path: Path, vfs: str | None = None) -> apsw.Connection:
+    """Open a journal for this process alone, make it if missing, bring an older schema up to date.
+
+    A file that is not ours, or newer than this version, is refused (StorageError) with not one byte changed.
+    """
+    if vfs is None:
+        _refuse_strangers(path)
+    try:
+        db = apsw.Connection(str(path), vfs=vfs)
+    except apsw.Error as error:
+        raise StorageError(f"{path} cannot be opened: {error}", hint="Check the folder and its permissions.") from error
+    try:
+        _prepare(db, path)
+    except apsw.Error as error:
+        db.close()
+        raise explained(error, path) from error
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_for_reading(path: Path) -> apsw.Connection:
+    """Open a journal of any known version, however damaged, without changing a byte of it."""
+    if not path.exists():
+        raise StorageError(f"there is no journal at {path}", hint="Check the data folder in edge.toml.")
+    _refuse_strangers(path)
+    try:
+        # SQLite needs the right to write for its locks; nothing is copied back from the write-ahead log on closing.
+        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA query_only=ON")
+        _refuse_version(path, pragma(db, "user_version"), pragma(db, "application_id"))
+    except apsw.Error as error:
+        raise explained(error, path) from error
+    return db
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Look at the file itself, before SQLite may touch it or the write-ahead log beside it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read: {error.strerror}", hint="Check the folder and its permissions."
+        ) from error
+    if not head:
+        return
+    if len(head) < 100 or not head.startswith(_MAGIC):
+        raise StorageError(
+            f"{path} is not a database",
+            hint="Name another data folder, or restore a backup; the file was not touched.",
+        )
+    _refuse_version(path, *_HEADER.unpack_from(head))
+
+
+def _refuse_version(path: Path, version: int, application: int) -> None:
+    if application not in (0, APPLICATION_ID):
+        raise StorageError(
+            f"{path} is not a journal of this gateway",
+            hint="Name another data folder; the file was not touched.",
+        )
+    if version > VERSION:
+        raise StorageError(
+            f"{path} was written by a newer version (schema {version}, this one knows {VERSION})",
+            hint="Upgrade the gateway, or name another data folder; the file was not touched.",
+        )
+
+
+def _prepare(db: apsw.Connection, path: Path) -> None:
+    # Until it is known to be ours, closing must not copy a write-ahead log back.
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    # Nobody else opens the file while the gateway runs, so no shared-memory index is needed.
+    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    version, application = pragma(db, "user_version"), pragma(db, "application_id")
+    _refuse_version(path, version, application)
+    if application == 0 and (version or db.execute("SELECT count(*) FROM sqlite_schema").fetchall() != [(0,)]):
+        raise StorageError(
+            f"{path} is a database, but not a journal of this gateway",
+            hint="Name another data folder; the file was not touched.",
+        )
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+    if version == 0:
+        db.execute(f"PRAGMA page_size={PAGE_SIZE}")
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
+    db.execute("PRAGMA wal_autocheckpoint=0")
+    if version < VERSION:
+        _migrate(db, version)
+
+
+def _migrate(db: apsw.Connection, version: int) -> None:
+    """All steps in one transaction: after a loss of power the old version stands, or the new one."""
+    db.execute("BEGIN IMMEDIATE")
+    for step in range(version + 1, VERSION + 1):
+        db.execute(files(__package__).joinpath("schema", f"{step}.sql").read_text("utf-8"))
+    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version={VERSION}")
+    db.execute("COMMIT")
+
+
+def pragma(db: apsw.Connection, name: str) -> int:
+    """The value of a setting that is a number."""
+    value = db.execute(f"PRAGMA {name}").fetchall()[0][0]
+    assert isinstance(value, int)
+    return value
+
+
+def is_failed_fsync(error: apsw.Error) -> bool:
+    """Whether the disk failed to make something durable."""
+    extended = getattr(error, "extendedresult", 0)
+    return extended in (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
+
+
+def explained(error: apsw.Error, path: Path | str) -> StorageError:
+    """What went wrong, in words for a person."""
+    match error:
+        case apsw.BusyError():
+            return StorageError(f"{path} is in use by another process", hint="Is the gateway running already?")
+        case apsw.NotADBError():
+            return StorageError(
+                f"{path} is not a database",
+                hint="Name another data folder, or restore a backup; the file was not touched.",
+            )
+        case apsw.FullError():
+            return StorageFull(f"no room to open {path}", hint="Free some disk space and start again.")
+        case apsw.CorruptError():
+            return StorageError(
+                f"{path} is damaged: {error}", hint="`edge doctor` says what can be saved; or restore a backup."
+            )
+        case _:
+            return StorageError(f"{path} cannot be opened: {error}", hint="Check the folder and its permissions.")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

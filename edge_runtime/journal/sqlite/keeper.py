@@ -1,0 +1,152 @@
+"""Looks after the space of a database: what it uses, what may still come in, and which old records are to go.
+
+It decides from what it reads; the store carries out, inside its transactions.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from edge_runtime.journal.projection import Projection
+from edge_runtime.journal.retention import Follower, Limits, Old, Retention, dealt, plan
+from edge_runtime.journal.sqlite.database import PAGE_SIZE, pragma
+from edge_runtime.journal.sqlite.rows import checked
+
+RESERVE_SHARE = 0.05
+RESERVE_BYTES = 4 << 20
+"""Kept free of events, so that progress, ends of commands and trimming can still commit at the quota: a twentieth or
+4 MiB, whichever is more, but never more than half."""
+URGENT_SHARE = 0.9
+"""Of the room for events: above it no flow holds back what retention removes, so that the boards can go on sending."""
+SLICE_BYTES = 256 << 10
+SLICE_ROWS = 256
+"""One turn of trimming: one to three milliseconds, which a commit may have to wait for."""
+ROW_OVERHEAD = 24
+"""Bytes that a row takes beside its records, about."""
+MARK_SECONDS = 900
+"""Running time is saved at least this often: what a sudden end forgets only makes records stay longer."""
+
+
+class Keeper:
+    """One per open database. `total` counts the bytes of all records ever stored."""
+
+    def __init__(self, db: apsw.Connection, retention: Retention, max_bytes: int) -> None:
+        self._db = db
+        self.retention = retention
+        self.max_bytes = max_bytes
+        reserve = min(max(int(max_bytes * RESERVE_SHARE), RESERVE_BYTES), max_bytes // 2)
+        self._for_events = max_bytes - reserve
+        self._room = 0
+        self.full = False
+        """An event was refused since there was last room."""
+        row = db.execute("SELECT head, bytes FROM mark ORDER BY head DESC LIMIT 1").fetchone()
+        self.marked_head: int = row[0] if row else -1
+        self.total: int = row[1] if row else 0
+        row = db.execute("SELECT uptime FROM running").fetchone()
+        self.uptime: int = row[0] if row else 0
+        self._saved_uptime = self.uptime
+        self._monotonic: int | None = None
+        self.stored_head = self.marked_head
+        """The newest record, as counted in `total`."""
+        self.now = 0
+        self._trusted = False
+
+    # Room
+
+    def used(self) -> int:
+        """Bytes of pages that hold something."""
+        return (pragma(self._db, "page_count") - pragma(self._db, "freelist_count")) * PAGE_SIZE
+
+    def has_room(self, size: int) -> bool:
+        """Whether events of `size` bytes may be stored: what is asked for is taken as used up."""
+        if not self.max_bytes:
+            return True
+        need = size + 4 * PAGE_SIZE
+        if need > self._room:
+            # Counting pages costs as much as a small insert: it is done when an estimate, on the safe side, runs out.
+            self._room = self._for_events - self.used()
+        if need > self._room:
+            self._room = 0
+            self.full = True
+            return False
+        self._room -= need
+        self.full = False
+        return True
+
+    def stored(self, head: int, size: int) -> None:
+        """A batch of `size` bytes that ends at `head` has been stored."""
+        self.stored_head = head
+        self.total += size
+
+    # Time
+
+    def tick(self, now: int, monotonic: int, trusted: bool) -> bool:
+        """Be told the time; true if the running time should be saved now."""
+        if self._monotonic is not None:
+            self.uptime += max(0, monotonic - self._monotonic)
+        self._monotonic = monotonic
+        self.now, self._trusted = now, trusted
+        if not self.retention.max_age:
+            return False
+        age = self.retention.max_age
+        return self.uptime - self._saved_uptime >= max(min(age // 64, MARK_SECONDS * 1_000_000), age // 4096)
+
+    def save(self, head: int) -> None:
+        """Write down where things stand; inside a transaction."""
+        self._db.execute("INSERT OR IGNORE INTO mark VALUES (?, ?, ?)", (head, self.total, self.uptime))
+        self._db.execute("REPLACE INTO running VALUES (0, ?)", (self.uptime,))
+
+    def saved(self) -> None:
+        """What `save` wrote has become durable."""
+        self._saved_uptime = self.uptime
+
+    def forget_marks(self, first: int) -> None:
+        """Marks of what is gone are not needed, but for the last one; inside a transaction."""
+        self._db.execute("DELETE FROM mark WHERE head < (SELECT max(head) FROM mark WHERE head < ?)", (first,))
+
+    # What is to go
+
+    def due(self, projection: Projection) -> tuple[int, list[tuple[str, int, int]]]:
+        """The next slice: up to which record to remove (-1: nothing), and what each flow loses by it."""
+        retention = self.retention
+        surplus = self.used() - retention.max_bytes if retention.max_bytes else 0
+        old = self._old() if retention.max_age and self._trusted else -1
+        if surplus <= 0 and old < projection.first:
+            return -1, []
+        urgent = self.used() - int(self._for_events * URGENT_SHARE) if self.max_bytes else 0
+        limits = Limits(surplus, urgent, old, self.now - retention.max_age if self._trusted else None, self.now)
+        followers = [
+            Follower(name, max(at, projection.first - 1), self._behind(at))
+            for name, state in projection.flows.items()
+            if (at := dealt(state)) < projection.head
+        ]
+        return plan(self._oldest(), followers, limits, retention.flow_budget)
+
+    def _old(self) -> int:
+        """The newest record that has been here for `max_age` of the time that the gateway was running."""
+        row = self._db.execute(
+            "SELECT max(head) FROM mark WHERE uptime <= ?", (self.uptime - self.retention.max_age,)
+        ).fetchone()
+        return -1 if row is None or row[0] is None else row[0]
+
+    def _behind(self, at: int) -> int:
+        """Bytes of the records after `at`: exact at marks, by proportion between two."""
+        low = self._db.execute("SELECT head, bytes FROM mark WHERE head <= ? ORDER BY head DESC LIMIT 1", (at,))
+        high = self._db.execute("SELECT head, bytes FROM mark WHERE head > ? ORDER BY head LIMIT 1", (at,))
+        head, size = low.fetchone() or (-1, 0)
+        next_head, next_size = high.fetchone() or (max(self.stored_head, at), self.total)
+        share = (at - head) / (next_head - head) if next_head > head else 0
+        return int(self.total - size - share * (next_size - size))
+
+    def _oldest(self) -> list[Old]:
+        rows: list[Old] = []
+        size = 0
+        query = "SELECT first, crc, records FROM batch ORDER BY first"
+        for first, crc, blob in self._db.execute(query):
+            size += len(blob) + ROW_OVERHEAD
+            if rows and size > SLICE_BYTES:
+                break
+            rows.append(Old.of(first, checked(first, crc, blob), len(blob) + ROW_OVERHEAD))
+            if len(rows) == SLICE_ROWS:
+                break
+        return rows
