@@ -213,7 +213,11 @@ async def test_a_queue_filled_again_and_again_leaves_the_heap_whole(
     finally:
         await board.stop()
     assert "MemoryError" not in board.logs()
-    assert board.journal().acknowledged <= {f"{board.device}/{boot.hex()}/{seq}" for boot, seq in broker.events}
+    acknowledged = board.journal().acknowledged
+    await until(
+        lambda: acknowledged <= {f"{board.device}/{boot.hex()}/{seq}" for boot, seq in broker.events},
+        "all that was acknowledged arrives",
+    )
 
 
 async def test_a_broker_that_hangs_is_noticed(tmp_path: Path, broker: Broker, counter: Path) -> None:
