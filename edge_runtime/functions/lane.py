@@ -215,8 +215,9 @@ class Lane:
         raise TypeError(job)
 
     async def _step_run(self, job: _RunJob) -> bool:
-        if job.app in self._lost:
-            job.fail(Unavailable(f"the app no longer loads: {self._lost[job.app]}"))
+        if job.app not in self._loaded:  # unloaded between two pieces, or lost with the executor that had it
+            lost = self._lost.get(job.app)
+            job.fail(Unavailable(f"the app no longer loads: {lost}" if lost else "the app's version was unloaded"))
             return True
         parts = job.chunk()
         if parts:
@@ -271,11 +272,29 @@ class Lane:
                 job.fail(LoadFailed(b"", f"the sandbox died twice while it loaded the app: {why}"))
             job.suspect = True
         elif not isinstance(job, _RunJob):
-            job.fail(Unavailable(f"the sandbox died: {why}"))
+            if not job.future.done():
+                job.future.set_result(None)  # what was to be forgotten is gone
         elif job.suspects:
             job.take([Failure("crash", f"the sandbox died twice on this event: {why}")])
         else:
             job.suspects = min(MAX_EVENTS, len(job.events) - len(job.outcomes))
+
+    async def _reload(self, job: _LoadJob) -> None:
+        """Load again what a dead executor had. An app that does not load any more is lost, not the lane."""
+        lost = ""
+        try:
+            reply = await self._call_load(job)
+            job.suspect = False
+            if isinstance(reply, Refused):
+                lost = reply.detail or reply.problem.decode(errors="replace")
+        except ExecutorDied as death:
+            lost = f"the sandbox died twice while it loaded the app: {death}" if job.suspect else ""
+            job.suspect = True
+            raise
+        finally:
+            if lost:
+                self._lost[job.app] = lost
+                self._loaded.pop(job.app, None)
 
     async def _recover(self) -> None:
         """Start a new executor and load into it what the old one had."""
@@ -289,9 +308,7 @@ class Lane:
             try:
                 await self.remote.start()
                 for loaded in list(self._loaded.values()):
-                    reply = await self._call_load(loaded)
-                    if isinstance(reply, Refused):
-                        self._lost[loaded.app] = reply.detail or reply.problem.decode(errors="replace")
+                    await self._reload(loaded)
             except (EdgeError, ExecutorDied) as error:
                 self.problem = str(error)
                 for job in self._queue:

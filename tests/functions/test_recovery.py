@@ -112,6 +112,43 @@ async def test_a_load_survives_one_death_and_is_blamed_for_two(platform: Functio
     await platform.check(app(COUNT))
 
 
+async def test_an_app_that_kills_each_new_executor_is_lost_alone(
+    platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "BACKOFF", (0.0,))
+    poison = await deploy(platform, app(COUNT, "poison"))
+    good = await deploy(platform, app(COUNT, "good"))
+    call = remote.Remote.call
+
+    async def deadly(self: remote.Remote, request: object, patience: float) -> object:
+        if isinstance(request, Load) and "poison" in request.source:
+            os.kill(self.pid, signal.SIGKILL)
+        return await call(self, request, patience)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(remote.Remote, "call", deadly)
+    first = executor(platform)
+    os.kill(first, signal.SIGKILL)
+    while executor(platform) == first or platform.report().executors[0].problem:
+        try:
+            await platform.invoke(good("f"), [event()])
+        except Unavailable:
+            await asyncio.sleep(0)
+    assert [ok(o).value for o in await platform.invoke(good("f"), [event(seq=4)])] == [4]
+    with pytest.raises(Unavailable, match="no longer loads: the sandbox died twice"):
+        await platform.invoke(poison("f"), [event()])
+
+
+async def test_a_batch_whose_version_is_unloaded_blames_no_event(platform: FunctionPlatform) -> None:
+    ref = await deploy(platform, app(BUSY))
+    batch = asyncio.create_task(platform.invoke(ref("f"), [event(seq=n) for n in range(50)]))
+    while platform._running.lanes[0]._calls < 5:
+        await asyncio.sleep(0)
+    await platform.unload("greenhouse", ref("f").version)
+    with pytest.raises(Unavailable, match="unloaded"):
+        await batch
+    assert platform.stats().failures == {}
+
+
 async def test_a_silent_executor_is_killed(platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane, "MARGIN", 0.1)
     ref = await deploy(platform, app(COUNT))
