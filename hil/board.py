@@ -26,7 +26,7 @@ class BoardConfig:
     options: Mapping[str, int] = field(default_factory=dict)
     """Sizes and times of the firmware: `keepalive`, `patience`, `backoff`, `queue`, ... (`docs/firmware.md`)."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """The program's own settings; the greenhouse knows `period_ms`, `seed`, `speed` and `journal`."""
+    """The program's own settings; the greenhouse knows `period_ms`, `readings`, `seed`, `speed` and `journal`."""
 
     def file(self) -> dict[str, object]:
         """The content of `/edge.json`."""
