@@ -122,7 +122,9 @@ def suite(rounds: int) -> int:
     workload = Workload()
     workload.run(rounds)
     end = Disk(workload.disk.contents())
-    kinds = {type(item.record) for item in contents(Store(PATH, vfs=end.vfs))}
+    last = Store(PATH, vfs=end.vfs)
+    kinds = {type(item.record) for item in contents(last)}
+    last.close()
     assert {Event, Command, Progress, Trimmed, Gap} <= kinds
     replay = Replay(workload.disk.changes)
     rng = random.Random(20_261_122)

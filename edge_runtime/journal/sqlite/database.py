@@ -20,6 +20,9 @@ PAGE_SIZE = 1024
 SYNCHRONOUS = "FULL"
 """With NORMAL a commit is not on the disk when it returns, and an acknowledgement would be a lie; a test shows it."""
 
+BUSY_MS = 10_000
+"""A writer whose daemon has died still saves its snapshot and ends: the next one waits for it."""
+
 _MAGIC = b"SQLite format 3\0"
 _HEADER = struct.Struct(">60xI4xI")
 """User version and application id, at their places in a database's first page."""
@@ -103,6 +106,7 @@ def _refuse_version(path: Path, version: int, application: int) -> None:
 
 
 def _prepare(db: apsw.Connection, path: Path) -> None:
+    db.set_busy_timeout(BUSY_MS)
     # Until it is known to be ours, closing must not copy a write-ahead log back.
     db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     # Nobody else opens the file while the gateway runs, so no shared-memory index is needed.

@@ -129,18 +129,8 @@ def answer(store: Store, request: Question) -> Reply:
         return Failed(str(error), error.hint, isinstance(error, StorageFull))
 
 
-def main() -> None:
-    """`python -m edge_runtime.journal.sqlite.writer FD SETTINGS PATH`, where SETTINGS is the JSON of `Settings`."""
-    # The daemon decides when to stop; a Ctrl-C in its terminal reaches this process too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    try:
-        settings = msgspec.json.decode(sys.argv[2], type=Settings)
-        store = Store(Path(sys.argv[3]), settings.max_bytes, settings.retention)
-    except StorageError as error:
-        connection.sendall(frame(_encode(Failed(str(error), error.hint, isinstance(error, StorageFull)))))
-        sys.exit(1)
+def run(store: Store, connection: socket.socket) -> None:
+    """Say that the journal is open, and serve until the end; a failed fsync ends the process there and then."""
     try:
         connection.sendall(frame(_encode(TablesReply(store.tables()))))
         with contextlib.closing(Server(store, connection)) as server:
@@ -155,6 +145,21 @@ def main() -> None:
         os._exit(EXIT_FSYNC_FAILED)
     except (BrokenPipeError, ConnectionResetError):
         store.close()
+
+
+def main() -> None:
+    """`python -m edge_runtime.journal.sqlite.writer FD SETTINGS PATH`, where SETTINGS is the JSON of `Settings`."""
+    # The daemon decides when to stop; a Ctrl-C in its terminal reaches this process too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        settings = msgspec.json.decode(sys.argv[2], type=Settings)
+        store = Store(Path(sys.argv[3]), settings.max_bytes, settings.retention)
+    except StorageError as error:
+        connection.sendall(frame(_encode(Failed(str(error), error.hint, isinstance(error, StorageFull)))))
+        sys.exit(1)
+    run(store, connection)
 
 
 if __name__ == "__main__":

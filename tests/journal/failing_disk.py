@@ -1,0 +1,54 @@
+"""A writer process on a disk that fails to sync: `python -m tests.journal.failing_disk FD SYNC PATH`.
+
+The SYNC-th call of fsync fails, and only that one: who tried again would succeed, and be wrong.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from edge_runtime.journal.sqlite import writer
+from edge_runtime.journal.sqlite.store import Store
+
+
+class FsyncError(apsw.IOError):
+    """As SQLite's own file system reports it."""
+
+    extendedresult = apsw.SQLITE_IOERR_FSYNC
+
+
+class FailingDisk(apsw.VFS):
+    """The real file system, but for one fsync."""
+
+    def __init__(self) -> None:
+        self.failing = 0
+        self.syncs = 0
+        super().__init__("failing-disk", "")
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802
+        return _File(self, name, flags)
+
+
+class _File(apsw.VFSFile):
+    def __init__(self, disk: FailingDisk, name: Any, flags: list[int]) -> None:
+        self._disk = disk
+        super().__init__("", name, flags)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.syncs += 1
+        if self._disk.syncs == self._disk.failing:
+            raise FsyncError("fsync failed")
+        super().xSync(flags)
+
+
+if __name__ == "__main__":
+    disk = FailingDisk()
+    store = Store(Path(sys.argv[3]), vfs="failing-disk")
+    # Only what comes after the start counts.
+    disk.failing = disk.syncs + int(sys.argv[2])
+    writer.run(store, socket.socket(fileno=int(sys.argv[1])))
