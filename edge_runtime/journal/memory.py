@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from edge_runtime.errors import StorageFull
 from edge_runtime.journal.interface import Appended, Listener, Tables
 from edge_runtime.journal.projection import Projection
-from edge_runtime.journal.records import Progress, Record, Stored
+from edge_runtime.journal.records import Gap, Progress, Record, Stored, Trimmed
+from edge_runtime.journal.retention import Old, followers, plan, trim_now
 
 MAX_APPEND = 1000
 
@@ -24,13 +25,24 @@ class MemoryJournal:
         self._records: list[Record] = []
         self._projection = Projection()
         self._listeners: list[Listener] = []
+        self._hidden = 0
+        """Records at the start that have been trimmed: kept to rebuild the tables, but not read any more."""
         for record in records:
             self._records.append(record)
             self._projection.apply(record)
+        self._hidden = self._projection.first
 
     def records(self) -> list[Record]:
-        """Everything stored, in order; a new journal made from it is this one after a restart."""
+        """Everything ever stored, in order; a new journal made from it is this one after a restart."""
         return list(self._records)
+
+    def trim(self, upto: int, now: int) -> None:
+        """Remove everything up to the offset `upto`, as retention would; flows that are behind get their gaps."""
+        first = self._projection.first
+        old = Old.of(first, self._records[first : upto + 1], 0)
+        _, losses = plan([old], followers(self._projection.flows, first), trim_now(upto), 0)
+        self._store([*(Gap(flow, start, last, now) for flow, start, last in losses), Trimmed(upto, now)])
+        self._hidden = upto + 1
 
     async def append(self, records: Sequence[Record]) -> Appended:
         """As `Journal.append`."""
@@ -43,7 +55,7 @@ class MemoryJournal:
 
     async def read(self, after: int, limit: int) -> list[Stored]:
         """As `Journal.read`."""
-        start = after + 1
+        start = max(after + 1, self._hidden)
         return [Stored(start + i, record) for i, record in enumerate(self._records[start : start + limit])]
 
     async def tables(self) -> Tables:
@@ -60,6 +72,11 @@ class MemoryJournal:
         if self.full:
             raise StorageFull("the journal in memory was told to be full")
         placed, fresh = self._projection.place(records)
+        stored = self._store(fresh)
+        await asyncio.sleep(0)
+        return Appended(placed, stored)
+
+    def _store(self, fresh: Sequence[Record]) -> list[Stored]:
         stored = []
         for record in fresh:
             self._records.append(record)
@@ -68,5 +85,4 @@ class MemoryJournal:
         if stored:
             for listener in self._listeners:
                 listener(stored)
-        await asyncio.sleep(0)
-        return Appended(placed, stored)
+        return stored

@@ -5,7 +5,7 @@ Which records go is decided here; that they go is itself a record (`Trimmed`), a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -63,6 +63,11 @@ class Follower(msgspec.Struct):
     """Bytes of records after that."""
 
 
+def followers(flows: Mapping[str, FlowState], first: int, behind: Callable[[int], int] = lambda _: 0) -> list[Follower]:
+    """The flows of a journal that keeps records from `first` on; `behind` counts the bytes after an offset."""
+    return [Follower(name, max(at, first - 1), behind(at)) for name, state in flows.items() for at in (dealt(state),)]
+
+
 class Limits(msgspec.Struct, frozen=True):
     """How things stand at this moment."""
 
@@ -75,6 +80,11 @@ class Limits(msgspec.Struct, frozen=True):
     horizon: int | None
     """What arrived before is older than `max_age` by the clock; None while the clock is not to be trusted."""
     now: int
+
+
+def trim_now(upto: int) -> Limits:
+    """Everything up to `upto` goes, whoever is behind."""
+    return Limits(surplus=1 << 62, urgent=1 << 62, old=upto, horizon=None, now=0)
 
 
 def dealt(state: FlowState) -> int:

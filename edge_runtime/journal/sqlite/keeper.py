@@ -8,7 +8,7 @@ from __future__ import annotations
 import apsw
 
 from edge_runtime.journal.projection import Projection
-from edge_runtime.journal.retention import Follower, Limits, Old, Retention, dealt, plan
+from edge_runtime.journal.retention import Limits, Old, Retention, followers, plan
 from edge_runtime.journal.sqlite.database import PAGE_SIZE, pragma
 from edge_runtime.journal.sqlite.rows import checked
 
@@ -115,12 +115,8 @@ class Keeper:
             return -1, []
         urgent = self.used() - int(self._for_events * URGENT_SHARE) if self.max_bytes else 0
         limits = Limits(surplus, urgent, old, self.now - retention.max_age if self._trusted else None, self.now)
-        followers = [
-            Follower(name, max(at, projection.first - 1), self._behind(at))
-            for name, state in projection.flows.items()
-            if (at := dealt(state)) < projection.head
-        ]
-        return plan(self._oldest(), followers, limits, retention.flow_budget)
+        flows = followers(projection.flows, projection.first, self._behind)
+        return plan(self._oldest(), flows, limits, retention.flow_budget)
 
     def _old(self) -> int:
         """The newest record that has been here for `max_age` of the time that the gateway was running."""
