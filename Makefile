@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run test lint types unit bench system clean
+.PHONY: help run test lint types unit guest bench system clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -24,8 +24,11 @@ types: $(VENV)/.dev ## Strict types
 	@$(BIN)/mypy
 	@$(BIN)/mypy --config-file tools/mypy-guest.toml
 
-unit: $(VENV)/.dev ## The test suite alone
+unit: $(VENV)/.dev guest ## The test suite alone
 	@$(BIN)/python -m pytest
+
+guest: $(VENV)/.run ## Build the sandbox guest, if it is not in the cache
+	@$(BIN)/python -m edge_runtime.functions.sandbox.prepare
 
 bench: $(VENV)/.dev ## The benchmarks, each beside its peer
 	@for b in bench/*.py; do case $$b in */report.py|*/__init__.py) ;; *) echo "== $$b"; $(BIN)/python $$b;; esac; done

@@ -14,7 +14,7 @@ from pathlib import Path
 from cloud_bridge.local_cloud import LocalCloud
 from edge_runtime.config import load
 from edge_runtime.errors import EdgeError
-from edge_runtime.functions.sandbox import build, cache, compile
+from edge_runtime.functions.sandbox.prepare import prepare
 from edge_runtime.planes.client import Client, NotRunning
 from edge_runtime.planes.messages import Deployed, Status
 from hil.board import JOURNAL, BoardConfig
@@ -62,12 +62,6 @@ def _free_port() -> int:
         return port
 
 
-def _prepare_guest(progress: Callable[[str, float], None]) -> None:
-    """Build the sandbox guest if it is not in the cache, here, where there is a terminal for the progress bar."""
-    folder = cache.default_folder()
-    compile.compiled(build.built(folder, progress), build.guest_version(), folder, progress)
-
-
 class Site:
     """Everything the demo runs, in one folder that outlives it: the next start goes on from the same data."""
 
@@ -88,7 +82,8 @@ class Site:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.app.exists():
             shutil.copy(example / "greenhouse.py", self.app)
-        await asyncio.to_thread(_prepare_guest, progress)
+        # Here rather than in the gateway: here is a terminal for the progress bar.
+        await asyncio.to_thread(prepare, progress)
         say("starting the cloud function")
         self.cloud = LocalCloud(
             example / "cloud" / "main.py",

@@ -1,0 +1,36 @@
+"""Builds and compiles the guest if it is not in the cache: `python -m edge_runtime.functions.sandbox.prepare`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from edge_runtime.errors import EdgeError
+from edge_runtime.functions.sandbox import build, cache, compile
+from edge_runtime.functions.sandbox.cache import Progress
+
+
+def prepare(progress: Progress, folder: Path | None = None) -> Path:
+    """The compiled guest of this machine, made if missing. Blocks while it builds. Raises EdgeError."""
+    folder = folder or cache.default_folder()
+    return compile.compiled(build.built(folder, progress), build.guest_version(), folder, progress)
+
+
+def main() -> None:
+    """Say each phase once, and be silent when there is nothing to do."""
+    said = ""
+
+    def progress(phase: str, _: float) -> None:
+        nonlocal said
+        if phase != said:
+            said = phase
+            print(f"{phase} ...", flush=True)
+
+    try:
+        prepare(progress)
+    except EdgeError as error:
+        sys.exit(f"{error}\n{error.hint}")
+
+
+if __name__ == "__main__":
+    main()
