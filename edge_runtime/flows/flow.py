@@ -27,6 +27,8 @@ class Turn(msgspec.Struct, frozen=True):
     epoch: int
     quiet: bool = False
     """The flow is catching up: nothing is to be sent to the outside."""
+    dry: bool = False
+    """Only to see what would happen: nothing is kept, so nothing is to be logged as if it had happened."""
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 
 import msgspec
 
@@ -15,8 +16,9 @@ from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.limiter import Limiter
 from edge_runtime.flows.position import SLOTS
 from edge_runtime.flows.runner import Runner
+from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal, Tables
-from edge_runtime.journal.records import FlowState
+from edge_runtime.journal.records import FlowState, Stored, Trimmed
 
 SAVE_EVERY = 1_000_000
 """Progress that came with no effects is committed at least this often, microseconds."""
@@ -42,10 +44,13 @@ class Flows:
         self._rng = rng
         self._states = dict(tables.flows)
         self._controls: dict[str, Control] = {}
+        self._stats: dict[str, FlowStats] = {}
         self._changing = asyncio.Lock()
         self.first = tables.first
+        """The oldest record that is kept."""
         self.feed = Feed(journal, tables.head)
         self.runners: dict[str, Runner] = {}
+        journal.listen(self._hear)
 
     # Installing
 
@@ -86,7 +91,7 @@ class Flows:
         With `quiet`, commands and deliveries to the outside are withheld until the flow has come to where the journal
         ends now. Raises EdgeError if records behind `cursor` have been removed by retention, or it is ahead.
         """
-        self._find(name)
+        self.find(name)
         if cursor < self.first - 1:
             raise EdgeError(
                 f"record {cursor + 1} is not kept any more; the oldest is {self.first}",
@@ -94,7 +99,7 @@ class Flows:
             )
         if cursor > self.feed.head:
             raise EdgeError(f"the journal ends at record {self.feed.head}")
-        epoch = self._find(name).state.epoch + 1
+        epoch = self.find(name).state.epoch + 1
         until = self.feed.head if quiet else -1
         return await self._change(name, epoch=epoch, cursor=cursor, slots={}, held={}, quiet_until=until)
 
@@ -102,21 +107,21 @@ class Flows:
         """Let so many batches of the flow be under way at a time (1 to 64)."""
         if not 1 <= lanes <= SLOTS:
             raise EdgeError(f"a flow has 1 to {SLOTS} lanes")
-        self._find(name)
-        self._controls[name] = msgspec.structs.replace(self._control(name), lanes=lanes)
+        self.find(name)
+        self._controls[name] = msgspec.structs.replace(self.control(name), lanes=lanes)
         await self._change(name)
 
     def limit(self, name: str, rate: float | None) -> None:
         """Let at most `rate` events a second through the flow; None for no limit."""
         if rate is not None and rate <= 0:
             raise EdgeError("a rate is a number of events a second, above 0")
-        runner = self._find(name)
-        self._controls[name] = msgspec.structs.replace(self._control(name), rate=rate)
+        runner = self.find(name)
+        self._controls[name] = msgspec.structs.replace(self.control(name), rate=rate)
         runner.limiter.rate = rate
 
     def release(self, name: str, key: str) -> None:
         """Try a held partition key again."""
-        runner = self._find(name)
+        runner = self.find(name)
         if not runner.release(key):
             raise NotFound(f"{name} does not hold '{key}' back", hint=nearest(key, runner.held))
 
@@ -134,20 +139,28 @@ class Flows:
                         _log.warning("flow %s has stopped; that could not be stored yet: %s", name, error)
                 else:
                     await runner.save()
+                runner.stats.sample(self._clock.monotonic())
 
     async def stop(self) -> None:
         """Stop every flow; batches at hand may end."""
         async with self._changing:
             await asyncio.gather(*(self._halt(name) for name in list(self.runners)))
 
-    def _find(self, name: str) -> Runner:
+    def find(self, name: str) -> Runner:
+        """The runner of a flow; raises NotFound, which names the nearest one."""
         runner = self.runners.get(name)
         if runner is None:
             raise NotFound(f"there is no flow '{name}'", hint=nearest(name, self.runners))
         return runner
 
-    def _control(self, name: str) -> Control:
+    def control(self, name: str) -> Control:
+        """What has been set for a flow."""
         return self._controls.get(name, Control())
+
+    def _hear(self, stored: Sequence[Stored]) -> None:
+        for item in stored:
+            if type(item.record) is Trimmed:
+                self.first = max(self.first, item.record.upto + 1)
 
     async def _halt(self, name: str) -> Flow | None:
         runner = self.runners.pop(name, None)
@@ -161,7 +174,7 @@ class Flows:
     async def _change(self, name: str, **changes: object) -> FlowState:
         """Stop the flow, give it a new generation with changes, and let it go on."""
         async with self._changing:
-            self._find(name)
+            self.find(name)
             flow = await self._halt(name)
             assert flow is not None
             before = self._states[name]
@@ -183,7 +196,7 @@ class Flows:
         return state
 
     def _run(self, flow: Flow, state: FlowState) -> None:
-        control = self._control(flow.name)
+        control = self.control(flow.name)
         runner = Runner(
             flow,
             state,
@@ -193,6 +206,7 @@ class Flows:
             rng=self._rng,
             lanes=control.lanes,
             limiter=Limiter(self._clock, control.rate),
+            stats=self._stats.setdefault(flow.name, FlowStats()),
         )
         self.runners[flow.name] = runner
         if not state.paused:

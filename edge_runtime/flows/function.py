@@ -57,10 +57,11 @@ class FunctionFlow:
         return Taken([self._result(*pair, turn) for pair in zip(events, outcomes, strict=True)])
 
     def _result(self, event: Event, outcome: Outcome, turn: Turn) -> Done | Failed:
-        for line in outcome.logs:
+        for line in () if turn.dry else outcome.logs:
             self._log.log(LEVELS.get(line.level, logging.INFO), "%s", line.text, extra={"device": event.device})
         if isinstance(outcome, Failure):
-            self._log.error("%s on event %s: %s", outcome.reason, event.id, outcome.detail)
+            if not turn.dry:
+                self._log.error("%s on event %s: %s", outcome.reason, event.id, outcome.detail)
             return Failed(self._dead(event, outcome.reason, outcome.detail))
         return Done([self._effect(event, outcome, index, turn) for index in range(len(outcome.effects))])
 

@@ -51,10 +51,12 @@ class Runner:
         rng: random.Random,
         lanes: int = 1,
         limiter: Limiter | None = None,
+        stats: FlowStats | None = None,
     ) -> None:
         self.flow = flow
         self.state = state
-        self.stats = FlowStats()
+        self.stats = stats or FlowStats()
+        self.stats.waiting = ""
         self.limiter = limiter or Limiter(clock)
         self.halted = False
         """The flow's own policy has stopped it."""
@@ -115,6 +117,12 @@ class Runner:
     def lag(self) -> int:
         """Records between the newest one and what this flow has dealt with; held keys do not count."""
         return max(0, self._feed.head - min(lane.at() for lane in self._lanes))
+
+    @property
+    def waits(self) -> Event | None:
+        """The oldest event that it has read and not dealt with."""
+        first = [lane.pending[0] for lane in self._all() if lane.pending]
+        return min(first, key=lambda item: item.offset).event if first else None
 
     @property
     def held(self) -> dict[str, bool]:

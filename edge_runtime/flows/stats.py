@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +10,8 @@ from edge_runtime.journal.records import DeadLetter, Record
 
 SAMPLES = 1024
 """How many of the newest durations are kept for percentiles."""
+RATE_SPAN = 10_000_000
+"""The rate is a mean that forgets: what was this long ago counts about a third, microseconds."""
 
 
 class FlowStats:
@@ -26,6 +29,9 @@ class FlowStats:
         """What the flow waits for, in words; empty while it runs freely."""
         self.take_micros: deque[int] = deque(maxlen=SAMPLES)
         """Durations of the newest batches, microseconds."""
+        self.rate = 0.0
+        """Events a second, of late."""
+        self._sampled: tuple[int, int] | None = None
 
     def took(self, events: int, effects: Sequence[Record], micros: int) -> None:
         """A batch went through in so many microseconds, commit included."""
@@ -33,6 +39,14 @@ class FlowStats:
         self.effects += len(effects)
         self.dead_letters += sum(type(record) is DeadLetter for record in effects)
         self.take_micros.append(micros)
+
+    def sample(self, monotonic: int) -> None:
+        """Bring the rate up to date; called every second or so."""
+        if self._sampled is not None and monotonic > self._sampled[0]:
+            elapsed = monotonic - self._sampled[0]
+            newest = (self.events - self._sampled[1]) / elapsed * 1e6
+            self.rate += (1 - math.exp(-elapsed / RATE_SPAN)) * (newest - self.rate)
+        self._sampled = (monotonic, self.events)
 
 
 def percentile(samples: Iterable[int], fraction: float) -> int:
