@@ -20,6 +20,8 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     origin: Origin
     cause: tuple[bytes, int] | None = None
     """Boot and sequence of the device's own event that caused it, where there is one."""
+    key: str = ""
+    """Where it has one: the newest command of a device with this key replaces the older ones."""
 
     @property
     def id(self) -> bytes:
@@ -33,7 +35,7 @@ class CommandEnd(msgspec.Struct, frozen=True, array_like=True, tag="command-end"
     command: bytes
     device: str
     status: int
-    """As on the wire: 0 done, 1 failed, 2 no such command, 3 expired."""
+    """As on the wire: 0 done, 1 failed, 2 no such command, 3 expired. Never there: 4 replaced by a newer one."""
     result: Any
     time: int
 

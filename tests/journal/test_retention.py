@@ -1,7 +1,8 @@
-"""What goes, what stays, and what a flow is told: by age, by size, at the quota; and what a clock's step does not do."""
+"""What goes, what stays, and what a flow is told: by age, by size, at the quota; what a step of the clock does not."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_what_has_been_here_for_its_time_goes(make: list[House], tmp_path: Path)
     stored = at.pass_time(2 * DAY)
     assert isinstance(stored[-1].record, Trimmed)
     assert at.first == 50
-    assert [item.offset for item in contents(at.store)][0] == 50
+    assert contents(at.store)[0].offset == 50
 
 
 def test_restarts_do_not_begin_the_time_anew(make: list[House], tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_flow_holds_back_up_to_its_budget_then_it_is_told(make: list[House], t
     gaps = [item.record for item in stored if isinstance(item.record, Gap)]
     assert {gap.flow for gap in gaps} == {"app.slow"}
     assert gaps[0].first == 41
-    assert all(gap.last < later.first for gap, later in zip(gaps, gaps[1:], strict=False))
+    assert all(gap.last < later.first for gap, later in itertools.pairwise(gaps))
     assert gaps[-1].last < at.first
     state = at.store.tables().flows["app.slow"]
     assert state.cursor == gaps[-1].last
@@ -225,9 +226,14 @@ def test_at_the_quota_events_stop_and_the_rest_goes_on(make: list[House], tmp_pa
     with pytest.raises(StorageFull):
         at.put()
     with pytest.raises(StorageFull, match="no room"):
-        for number in range(100_000):
-            at.write([Progress("app.flow", 1, head), event(40_000 + number)], "app.flow", 1)
+        exhaust(at, head)
     assert contents(at.store)[-1].offset == at.store.head
+
+
+def exhaust(at: House, cursor: int) -> None:
+    """Use up the reserve too."""
+    for number in range(100_000):
+        at.write([event(40_000 + number), Progress("app.flow", 1, cursor)], "app.flow", 1)
 
 
 def test_the_system_works_itself_free(make: list[House], tmp_path: Path) -> None:
