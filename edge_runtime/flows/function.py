@@ -70,10 +70,10 @@ class FunctionFlow:
         origin = Origin(self.name, turn.epoch, event.id, index)
         now = self._clock.now()
         match effect:
-            case Order(device, name, args, ttl):
+            case Order(device, name, args, ttl, key):
                 own = event.origin is None and device == event.device
                 cause = (event.boot, event.seq) if own else None
-                return Command(device, name, args, now, now + ttl, origin, cause)
+                return Command(device, name, args, now, now + ttl, origin, cause, key)
             case Emit(kind, data):
                 if event.hops >= MAX_HOPS:
                     return self._dead(

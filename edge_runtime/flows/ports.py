@@ -28,6 +28,8 @@ class Order(msgspec.Struct, frozen=True, tag="command"):
     args: Any
     ttl: int
     """Microseconds from the commit to the command's expiry."""
+    key: str = ""
+    """Where it has one: it replaces older commands to the device with this key."""
 
 
 class LogLine(msgspec.Struct, frozen=True):

@@ -29,9 +29,10 @@ class House:
         self.radio = Radio()
         self.outbox = Outbox(self.journal, self.radio, self.clock)
 
-    def command(self, name: str, ttl: int = 60_000_000) -> Command:
+    def command(self, name: str, ttl: int = 60_000_000, key: str = "", device: str = "gh-1") -> Command:
         now = self.clock.now()
-        return Command("gh-1", name, {}, now, now + ttl, Origin("app.f", 0, "cause/" + name, 0))
+        origin = Origin("app.f", 0, f"{device}/cause/{name}", 0)
+        return Command(device, name, {}, now, now + ttl, origin, key=key)
 
 
 async def test_a_durable_command_is_sent_at_once() -> None:
@@ -111,3 +112,76 @@ async def test_what_was_under_way_before_a_restart_still_is() -> None:
     house.radio.on = True
     outbox.listening("gh-1")
     assert house.radio.sent == ["one"]
+
+
+def ends(journal: MemoryJournal) -> list[tuple[bytes, int]]:
+    return [(record.command, record.status) for record in journal.records() if isinstance(record, CommandEnd)]
+
+
+async def test_the_newest_command_with_a_key_replaces_the_older_ones() -> None:
+    house = House()
+    house.radio.on = False
+    on, off, other = house.command("on", key="fan"), house.command("off", key="fan"), house.command("open")
+    await house.journal.append([on, other])
+    await house.journal.append([off])
+    house.radio.on = True
+    house.outbox.listening("gh-1")
+    assert house.radio.sent == ["open", "off"], "what was replaced is not delivered, though its end is not durable yet"
+    await house.outbox.tick()
+    assert ends(house.journal) == [(on.id, 4)]
+    assert (len(house.outbox), house.outbox.replaced) == (2, 1)
+    assert [command.name for command in (await house.journal.tables()).outbox] == ["open", "off"]
+
+
+async def test_of_commands_that_become_durable_together_only_the_newest_is_sent() -> None:
+    house = House()
+    await house.journal.append([house.command("on", key="fan"), house.command("off", key="fan")])
+    assert house.radio.sent == ["off"]
+
+
+async def test_keys_of_different_devices_are_different() -> None:
+    house = House()
+    await house.journal.append([house.command("on", key="fan"), house.command("on", key="fan", device="gh-2")])
+    assert house.radio.sent == ["on", "on"]
+    await house.outbox.tick()
+    assert ends(house.journal) == []
+
+
+async def test_a_replaced_command_stays_so_over_a_crash() -> None:
+    house = House()
+    house.radio.on = False
+    on, off = house.command("on", key="fan"), house.command("off", key="fan")
+    await house.journal.append([on, off])
+    journal = MemoryJournal(house.journal.records())
+    outbox = Outbox(journal, house.radio, house.clock, (await journal.tables()).outbox)
+    house.radio.on = True
+    outbox.listening("gh-1")
+    assert house.radio.sent == ["off"]
+    await outbox.tick()
+    assert ends(journal) == [(on.id, 4)]
+
+
+async def test_ends_of_replaced_commands_wait_for_room_in_the_journal() -> None:
+    house = House()
+    on, off = house.command("on", key="fan"), house.command("off", key="fan")
+    await house.journal.append([on, off])
+    house.journal.full = True
+    await house.outbox.tick()
+    assert (ends(house.journal), len(house.outbox)) == ([], 2)
+    house.journal.full = False
+    await house.outbox.tick()
+    await house.outbox.tick()
+    assert ends(house.journal) == [(on.id, 4)]
+
+
+async def test_a_reply_to_a_replaced_command_stands() -> None:
+    house = House()
+    on, off = house.command("on", key="fan"), house.command("off", key="fan")
+    await house.journal.append([on, off])
+    await house.journal.append([CommandEnd(on.id, "gh-1", 0, None, 1)])
+    await house.outbox.tick()
+    assert ends(house.journal) == [(on.id, 0)]
+    await house.journal.append([CommandEnd(off.id, "gh-1", 0, None, 1)])
+    await house.journal.append([house.command("third", key="fan")])
+    await house.outbox.tick()
+    assert len(ends(house.journal)) == 2, "a key whose command has ended replaces nothing"
