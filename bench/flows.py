@@ -9,17 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
+from report import Report, Result, compared, machine, show
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bench.report import Report, Result, compared, machine, show
 from edge_runtime.clock import SystemClock
 from edge_runtime.events import Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
