@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 
 from edge_runtime.errors import StorageError
-from edge_runtime.journal.sqlite.database import explained, fsync_folder, open_database, open_for_reading
+from edge_runtime.journal.sqlite.database import explained, fsync_folder, open_database, reading
 from edge_runtime.journal.sqlite.messages import BackedUp
 from edge_runtime.journal.sqlite.rows import damaged, decode_records, verify
 
@@ -78,13 +78,8 @@ def _verified(db: apsw.Connection) -> Iterator[int]:
 
 def backup(path: Path, to: Path) -> BackedUp:
     """Back up the journal at `path`, which nobody has open, to the new file `to`. Raises StorageError."""
-    if not path.exists():
-        raise StorageError(f"there is no journal at {path}", hint="Check the data folder in edge.toml.")
-    db = open_for_reading(path)
-    try:
+    with reading(path) as db:
         outcome = next(step for step in copy(db, to) if step is not None)
-    finally:
-        db.close()
     if outcome.error:
         raise StorageError(outcome.error, hint=outcome.hint)
     return outcome
@@ -100,6 +95,7 @@ def restore(source: Path, path: Path) -> BackedUp:
     if not source.exists():
         raise StorageError(f"there is no backup at {source}", hint="Check the name.")
     partial = path.with_name(f"{path.name}.partial")
+    partial.with_name(f"{partial.name}-wal").unlink(missing_ok=True)
     try:
         shutil.copyfile(source, partial)
         db = open_database(partial)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -54,21 +56,33 @@ def open_database(path: Path, vfs: str | None = None) -> apsw.Connection:
     return db
 
 
-def open_for_reading(path: Path) -> apsw.Connection:
-    """Open a journal of any known version, however damaged, without changing a byte of it."""
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[apsw.Connection]:
+    """Open a journal of any known version, however damaged, without changing a byte of it.
+
+    Raises StorageError if it is not a journal, or is in use.
+    """
     if not path.exists():
         raise StorageError(f"there is no journal at {path}", hint="Check the data folder in edge.toml.")
     _refuse_strangers(path)
+    log = path.with_name(f"{path.name}-wal")
+    had_log = log.exists()
+    # SQLite needs the right to write for its locks; nothing is copied back from the write-ahead log on closing.
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
-        # SQLite needs the right to write for its locks; nothing is copied back from the write-ahead log on closing.
-        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("PRAGMA query_only=ON")
-        _refuse_version(path, pragma(db, "user_version"), pragma(db, "application_id"))
-    except apsw.Error as error:
-        raise explained(error, path) from error
-    return db
+        try:
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA query_only=ON")
+            db.execute("PRAGMA cell_size_check=ON")
+            _refuse_version(path, pragma(db, "user_version"), pragma(db, "application_id"))
+        except apsw.Error as error:
+            raise explained(error, path) from error
+        yield db
+    finally:
+        db.close()
+        if not had_log and log.exists() and log.stat().st_size == 0:
+            log.unlink()
 
 
 def _refuse_strangers(path: Path) -> None:

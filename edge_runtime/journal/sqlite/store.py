@@ -71,7 +71,9 @@ class Store:
         return apsw.SQLITE_OK
 
     def _load_boot(self, key: BootKey) -> seen.Intervals:
-        row = self._db.execute("SELECT intervals, crc FROM boot WHERE device=? AND boot=?", key).fetchone()
+        row = self._db.execute(
+            "SELECT CAST(intervals AS BLOB), crc FROM boot WHERE device=? AND boot=?", key
+        ).fetchone()
         if row is None:
             return []
         if row[1] is not None and zlib.crc32(row[0]) != row[1]:
@@ -80,7 +82,7 @@ class Store:
 
     def _recover(self) -> None:
         projection, keeper = self._projection, self._keeper
-        row = self._db.execute("SELECT head, tables, crc FROM snapshot").fetchone()
+        row = self._db.execute("SELECT head, CAST(tables AS BLOB), crc FROM snapshot").fetchone()
         if row is not None:
             if row[2] is not None and zlib.crc32(row[1]) != row[2]:
                 raise damaged("the saved tables do not match their checksum")
