@@ -225,15 +225,14 @@ class History(RuleBasedStateMachine):
         states = [s for s in records if isinstance(s.record, FlowState) and s.record.epoch == epoch]
         began, state = states[0].offset, states[0].record
         assert isinstance(state, FlowState)
-        effects = [
-            (s.record.origin.cause if isinstance(s.record, Command) else s.record.event.id)
-            for s in records
-            if s.offset > began
-            and (
-                (isinstance(s.record, Command) and s.record.origin.epoch == epoch)
-                or (isinstance(s.record, DeadLetter) and s.record.event is not None)
-            )
-        ]
+        effects = []
+        for item in records:
+            record = item.record
+            if item.offset > began:
+                if isinstance(record, Command) and record.origin.epoch == epoch:
+                    effects.append(record.origin.cause)
+                elif isinstance(record, DeadLetter) and record.event is not None:
+                    effects.append(record.event.id)
         wanted = [s.record.id for s in stored if s.offset > state.cursor and isinstance(s.record, Event)]
         for device in DEVICES:
             mine = [cause for cause in effects if cause.startswith(f"{device}/")]
