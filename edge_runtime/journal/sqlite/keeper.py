@@ -37,6 +37,8 @@ class Keeper:
         reserve = min(max(int(max_bytes * RESERVE_SHARE), RESERVE_BYTES), max_bytes // 2)
         self._for_events = max_bytes - reserve
         self._room = 0
+        self._asked = 0
+        self._counted = False
         self.full = False
         """An event was refused since there was last room."""
         row = db.execute("SELECT head, bytes FROM mark ORDER BY head DESC LIMIT 1").fetchone()
@@ -62,16 +64,21 @@ class Keeper:
         if not self.max_bytes:
             return True
         need = size + 4 * PAGE_SIZE
-        if need > self._room:
+        if need > self._room and not self._counted:
             # Counting pages costs as much as a small insert: it is done when an estimate, on the safe side, runs out.
-            self._room = self._for_events - self.used()
-        if need > self._room:
-            self._room = 0
-            self.full = True
+            self._room = self._for_events - self.used() - self._asked
+            self._counted = True
+        self.full = need > self._room
+        if self.full:
             return False
         self._room -= need
-        self.full = False
+        self._asked += need
         return True
+
+    def new_group(self) -> None:
+        """What was asked for before is stored by now, or will not be."""
+        self._asked = 0
+        self._counted = False
 
     def stored(self, head: int, size: int) -> None:
         """A batch of `size` bytes that ends at `head` has been stored."""

@@ -160,6 +160,7 @@ class Store:
     def _refusals(self, ops: Sequence[Op]) -> dict[int, Done]:
         """What is refused before it is tried: commits of the past, and events for which there is no room."""
         refused: dict[int, Done] = {}
+        self._keeper.new_group()
         for index, op in enumerate(ops):
             if op.flow:
                 try:

@@ -1,0 +1,93 @@
+"""The daemon's side: what the writer stores by itself is heard, what does not fit is refused, memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.errors import StaleGeneration, StorageError, StorageFull
+from edge_runtime.events import Event
+from edge_runtime.journal.records import FlowState, Gap, Progress, Stored, Trimmed
+from edge_runtime.journal.retention import Retention
+from edge_runtime.journal.sqlite import client
+from edge_runtime.journal.sqlite.client import SqliteJournal
+from tests.journal.test_power_cut import BOOT
+
+
+def event(seq: int, size: int = 1000) -> Event:
+    return Event("gh-1", BOOT, seq, "climate", seq, seq, "x" * size)
+
+
+async def test_listeners_hear_of_trimming_in_order(tmp_path: Path) -> None:
+    retention = Retention(max_bytes=256 << 10, flow_budget=0)
+    journal = await SqliteJournal.open(tmp_path / "journal.db", retention=retention)
+    heard: list[Stored] = []
+    journal.listen(heard.extend)
+    await journal.append([FlowState("app.slow", 1, 0, -1)])
+    for start in range(0, 2000, 20):
+        await journal.append([event(seq) for seq in range(start, start + 20)])
+    tables = await journal.tables()
+    assert [item.offset for item in heard] == list(range(tables.head + 1))
+    trimmed = [item.record.upto for item in heard if isinstance(item.record, Trimmed)]
+    assert tables.first == trimmed[-1] + 1
+    assert any(isinstance(item.record, Gap) for item in heard)
+    assert (await journal.read(-1, 1))[0].offset == tables.first
+    usage = await journal.tick(5, 5, trusted=True)
+    assert (usage.first, usage.head, usage.full) == (tables.first, tables.head, False)
+    assert usage.bytes < 1 << 20
+    await journal.close()
+
+
+async def test_at_the_quota_each_caller_hears_its_own_outcome(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db", max_bytes=1 << 20)
+    await journal.append([FlowState("app.flow", 1, 0, -1)])
+    with pytest.raises(StorageFull):
+        await asyncio.gather(*(journal.append([event(seq)]) for seq in range(2000)))
+    assert (await journal.tick(5, 5, trusted=False)).full
+    head = (await journal.tables()).head
+    outcomes = await asyncio.gather(
+        journal.append([event(5000)]),
+        journal.commit(Progress("app.flow", 1, head), [event(6000, 10)]),
+        journal.commit(Progress("app.flow", 2, head), []),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[0], StorageFull)
+    assert not isinstance(outcomes[1], BaseException)
+    assert isinstance(outcomes[2], StaleGeneration)
+    await journal.close()
+
+
+async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_WAITING_BYTES", 50_000)
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    waiting = [asyncio.ensure_future(journal.append([event(seq)])) for seq in range(100)]
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    refused = sum(isinstance(outcome, StorageFull) for outcome in done)
+    assert 50 <= refused < 60
+    assert len((await journal.append([event(200)])).stored) == 1
+    await journal.close()
+
+
+async def test_too_many_records_at_once_are_refused(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    with pytest.raises(StorageError, match="the limit is 1000"):
+        await journal.append([event(seq, 1) for seq in range(1001)])
+    await journal.close()
+    with pytest.raises(StorageError, match="closed"):
+        await journal.append([event(1)])
+
+
+async def test_a_killed_writer_is_noticed(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    await journal.append([event(0)])
+    assert journal._process is not None
+    waiting = asyncio.ensure_future(journal.append([event(1)]))
+    backup = asyncio.ensure_future(journal.backup(tmp_path / "copy.db"))
+    await asyncio.sleep(0)
+    journal._process.kill()
+    await journal.lost
+    outcomes = await asyncio.gather(waiting, backup, return_exceptions=True)
+    assert all(isinstance(outcome, StorageError) for outcome in outcomes)
+    await journal.close()
