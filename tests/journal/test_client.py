@@ -45,6 +45,9 @@ async def test_at_the_quota_each_caller_hears_its_own_outcome(tmp_path: Path) ->
     await journal.append([FlowState("app.flow", 1, 0, -1)])
     with pytest.raises(StorageFull):
         await asyncio.gather(*(journal.append([event(seq)]) for seq in range(2000)))
+    with pytest.raises(StorageFull):  # noqa: PT012
+        for seq in range(2000, 3000):
+            await journal.append([event(seq)])  # what the last group left over
     assert (await journal.tick(5, 5, trusted=False)).full
     head = (await journal.tables()).head
     outcomes = await asyncio.gather(

@@ -23,6 +23,8 @@ SLICE_ROWS = 256
 """One turn of trimming: one to three milliseconds, which a commit may have to wait for."""
 ROW_OVERHEAD = 24
 """Bytes that a row takes beside its records, about."""
+GROUP_OVERHEAD = 4 * PAGE_SIZE
+"""What a transaction takes beside its records, at most: pages that are not full, and the tree above them."""
 MARK_SECONDS = 900
 """Running time is saved at least this often: what a sudden end forgets only makes records stay longer."""
 
@@ -63,10 +65,10 @@ class Keeper:
         """Whether events of `size` bytes may be stored: what is asked for is taken as used up."""
         if not self.max_bytes:
             return True
-        need = size + 4 * PAGE_SIZE
+        need = size + ROW_OVERHEAD
         if need > self._room and not self._counted:
             # Counting pages costs as much as a small insert: it is done when an estimate, on the safe side, runs out.
-            self._room = self._for_events - self.used() - self._asked
+            self._room = self._for_events - self.used() - self._asked - GROUP_OVERHEAD
             self._counted = True
         self.full = need > self._room
         if self.full:
@@ -77,6 +79,7 @@ class Keeper:
 
     def new_group(self) -> None:
         """What was asked for before is stored by now, or will not be."""
+        self._room -= GROUP_OVERHEAD
         self._asked = 0
         self._counted = False
 
