@@ -18,19 +18,22 @@ from edge_runtime.clock import Clock, SystemClock
 from edge_runtime.config import Config
 from edge_runtime.errors import DeployError, EdgeError, nearest
 from edge_runtime.events import Event
+from edge_runtime.flows.deadletters import DeadLetters
 from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.function import FunctionFlow
+from edge_runtime.flows.lineage import Lineage
 from edge_runtime.flows.outbox import Outbox
 from edge_runtime.flows.ports import Target
-from edge_runtime.flows.stats import percentile
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
-from edge_runtime.journal.records import AppVersion, Stored
+from edge_runtime.journal.records import AppVersion, DeadLetter, Stored
 from edge_runtime.journal.sqlite.client import SqliteJournal
 from edge_runtime.manifest import Manifest, OnEvent, Route
+from edge_runtime.planes import instrumentation
+from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.lines import line
 from edge_runtime.planes.logs import SECURITY
 from edge_runtime.planes.messages import (
@@ -40,6 +43,7 @@ from edge_runtime.planes.messages import (
     DeviceKey,
     DeviceRow,
     FlowRow,
+    Health,
     Line,
     Status,
     TriggerRow,
@@ -63,6 +67,10 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._stored_events = 0
+        self._refused = 0
+        """Messages refused when something was last stored: more than these mean that nothing can be stored now."""
+        self._broken: dict[str, str] = {}
+        """Apps that do not run, and why."""
         self._started = clock.now()
 
     @classmethod
@@ -101,7 +109,6 @@ class Gateway:
             data / "journal.db", max_bytes=config.journal.max_size, max_delay=config.journal.max_delay_ms / 1e3
         )
         stack.push_async_callback(self.journal.close)
-        self.journal.listen(self._count)
         tables = await self.journal.tables()
         self.registry = await Registry.open(self.journal, clock)
         admission = await Admission.open(self.journal, self.registry, clock, _security.warning)
@@ -113,6 +120,7 @@ class Gateway:
             log=_log.warning,
             limits=MqttLimits(max_packet=config.mqtt.max_packet, max_connections=config.mqtt.max_connections),
         )
+        self.journal.listen(self._count)
         self.outbox = Outbox(self.journal, self.door, clock, tables.outbox)
         self.door.on_listening = self.outbox.listening
         self.targets = {}
@@ -123,6 +131,9 @@ class Gateway:
             self.targets[name] = target
 
         self.flows = Flows(self.journal, tables, clock, self._rng)
+        self.control = FlowControl(self.flows, self.journal, clock)
+        self.letters = DeadLetters(self.journal, self.flows, clock)
+        self.lineage = Lineage(self.journal, self.flows, lambda runner: isinstance(runner.flow, RouteFlow))
         stack.push_async_callback(self.flows.stop)
         for app in tables.apps.values():
             await self._resume(app)
@@ -149,6 +160,8 @@ class Gateway:
 
     def _count(self, stored: Sequence[Stored]) -> None:
         self._stored_events += sum(type(item.record) is Event for item in stored)
+        if any(type(item.record) in (Event, DeadLetter) for item in stored):
+            self._refused = self.door.counters.refused
 
     # Apps
 
@@ -179,6 +192,7 @@ class Gateway:
         await self.journal.append([record])
         old = self._manifests.get(manifest.app)
         self._manifests[manifest.app] = (record, manifest)
+        self._broken.pop(manifest.app, None)
         for flow in flows:
             await self.flows.install(flow)
         if old is not None:
@@ -195,6 +209,7 @@ class Gateway:
         except EdgeError as error:
             # The other apps run; this one's events wait in the journal until it is deployed again.
             _log.error("app %s does not run: %s %s", app.app, error, error.hint)
+            self._broken[app.app] = str(error)
             return
         self._manifests[app.app] = (app, manifest)
         for flow in flows:
@@ -260,12 +275,21 @@ class Gateway:
                     yield shown
             cursor = batch[-1].offset
 
+    def health(self) -> Health:
+        """Whether it does all that it promises just now."""
+        return self._health(self.control.rows())
+
+    def _health(self, rows: Sequence[FlowRow]) -> Health:
+        return instrumentation.health(self.door.counters.refused <= self._refused, rows, self._broken)
+
     def status(self) -> Status:
         """The gateway at a glance."""
         stats = self.platform.stats()
+        rows = self.control.rows()
         return Status(
             name=self.config.gateway.name,
             version=__version__,
+            health=self._health(rows),
             started=self._started,
             now=self._clock.now(),
             mqtt=f"{self.config.mqtt.host}:{self.mqtt_port}",
@@ -274,10 +298,11 @@ class Gateway:
             events=self._stored_events,
             connections=len(self.door.connected()),
             devices=len(self.registry.list()),
+            door=instrumentation.door(self.door),
             outbox=len(self.outbox),
             commands_delivered=self.outbox.delivered,
             commands_ended=self.outbox.ended,
-            flows=[self._row(name) for name in sorted(self.flows.runners)],
+            flows=rows,
             calls=stats.calls,
             failures=dict(stats.failures),
             cold_starts=list(stats.cold_starts),
@@ -291,27 +316,6 @@ class Gateway:
         jail = jails[0]
         found = ["seccomp"] * jail.seccomp + ["no new privileges", "resource limits"]
         return [f"in force: {', '.join(found)}", *(f"missing: {what}" for what in jail.missing)]
-
-    def _row(self, name: str) -> FlowRow:
-        runner = self.flows.runners[name]
-        stats = runner.stats
-        return FlowRow(
-            flow=name,
-            type="route" if isinstance(runner.flow, RouteFlow) else "function",
-            generation=runner.state.generation,
-            epoch=runner.state.epoch,
-            cursor=runner.position().cursor,
-            lag=runner.lag,
-            events=stats.events,
-            effects=stats.effects,
-            dead_letters=stats.dead_letters,
-            p50=percentile(stats.take_micros, 0.5),
-            p99=percentile(stats.take_micros, 0.99),
-            retries=stats.retries,
-            waiting=stats.waiting,
-            paused=runner.state.paused,
-            held=runner.held,
-        )
 
 
 @contextlib.contextmanager

@@ -4,114 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
-from edge_runtime.errors import EdgeError, NotFound
+from edge_runtime.errors import EdgeError
+from edge_runtime.planes import api_flows, api_operations
 from edge_runtime.planes.house import House
-from edge_runtime.planes.messages import AddDevice, Deploy, Problem
-
-MAX_BODY = 8 << 20
-"""Bytes of a request: an app's sources fit many times over."""
-
-M = TypeVar("M", AddDevice, Deploy)
-
-_encode = msgspec.json.Encoder().encode
-_log = logging.getLogger("edge.api")
-
-
-def _reply(message: object, status: int = 200) -> Response:
-    return Response(_encode(message), status, media_type="application/json")
-
-
-async def _read(request: Request, kind: type[M]) -> M:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise EdgeError(f"the request is larger than {MAX_BODY >> 20} MiB")
-    try:
-        return msgspec.json.decode(bytes(body), type=kind)
-    except msgspec.MsgspecError as error:
-        raise EdgeError(f"the request is not a valid {kind.__name__}: {error}") from error
+from edge_runtime.planes.http import guarded, lines, read, reply
+from edge_runtime.planes.messages import AddDevice, Deploy
 
 
 def application(house: House) -> Starlette:
     """The routes, over any `House`."""
 
     async def status(_: Request) -> Response:
-        return _reply(house.status())
+        return reply(house.status())
+
+    async def health(_: Request) -> Response:
+        return reply(house.health())
 
     async def devices(_: Request) -> Response:
-        return _reply(house.devices())
+        return reply(house.devices())
 
     async def add_device(request: Request) -> Response:
-        message = await _read(request, AddDevice)
-        return _reply(await house.add_device(message.device), 201)
+        message = await read(request, AddDevice)
+        return reply(await house.add_device(message.device), 201)
 
     async def rotate_key(request: Request) -> Response:
-        return _reply(await house.rotate_key(request.path_params["device"]))
+        return reply(await house.rotate_key(request.path_params["device"]))
 
     async def apps(_: Request) -> Response:
-        return _reply(house.apps())
+        return reply(house.apps())
 
     async def deploy(request: Request) -> Response:
-        return _reply(await house.deploy(await _read(request, Deploy)))
+        return reply(await house.deploy(await read(request, Deploy)))
 
     async def tail(request: Request) -> Response:
         after = request.query_params.get("after")
         if after is not None and not after.lstrip("-").isdigit():
             raise EdgeError("'after' is the offset of a record")
-        lines = house.tail(None if after is None else int(after), request.query_params.get("follow") == "1")
-
-        async def ndjson() -> AsyncIterator[bytes]:
-            async for item in lines:
-                yield _encode(item) + b"\n"
-
-        return StreamingResponse(ndjson(), media_type="application/x-ndjson")
+        follow = request.query_params.get("follow") == "1"
+        return lines(house.tail(None if after is None else int(after), follow))
 
     return Starlette(
         routes=[
-            Route("/status", _guarded(status)),
-            Route("/devices", _guarded(devices)),
-            Route("/devices", _guarded(add_device), methods=["POST"]),
-            Route("/devices/{device}/key", _guarded(rotate_key), methods=["POST"]),
-            Route("/apps", _guarded(apps)),
-            Route("/apps", _guarded(deploy), methods=["POST"]),
-            Route("/tail", _guarded(tail)),
+            Route("/status", guarded(status)),
+            Route("/health", guarded(health)),
+            Route("/devices", guarded(devices)),
+            Route("/devices", guarded(add_device), methods=["POST"]),
+            Route("/devices/{device}/key", guarded(rotate_key), methods=["POST"]),
+            Route("/apps", guarded(apps)),
+            Route("/apps", guarded(deploy), methods=["POST"]),
+            Route("/tail", guarded(tail)),
+            *api_flows.routes(house.control),
+            *api_operations.routes(house.letters, house.lineage, house.control),
         ]
     )
-
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def _guarded(handler: Handler) -> Handler:
-    """Errors become messages; what is our own defect is logged here and only named there."""
-
-    async def guarded(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except NotFound as error:
-            return _reply(Problem(str(error), error.hint), 404)
-        except EdgeError as error:
-            return _reply(Problem(str(error), error.hint), 400)
-        except Exception:
-            _log.exception("the API failed on %s %s", request.method, request.url.path)
-            return _reply(Problem("the gateway failed inside; its log has the details"), 500)
-
-    return guarded
 
 
 class _Server(uvicorn.Server):

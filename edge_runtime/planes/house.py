@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from edge_runtime.planes.messages import AppRow, Deploy, Deployed, DeviceKey, DeviceRow, Line, Status
+from edge_runtime.flows.deadletters import DeadLetters
+from edge_runtime.flows.lineage import Lineage
+from edge_runtime.planes.control import FlowControl
+from edge_runtime.planes.messages import AppRow, Deploy, Deployed, DeviceKey, DeviceRow, Health, Line, Status
 
 
 class House(Protocol):
     """Everything that can be asked of a running gateway. Errors are `EdgeError`s."""
+
+    control: FlowControl
+    """Verbs on flows."""
+    letters: DeadLetters
+    lineage: Lineage
+
+    def health(self) -> Health:
+        """Whether it does all that it promises just now."""
+        ...
 
     def status(self) -> Status:
         """The gateway at a glance."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_runtime.events import Event
+from edge_runtime.flows.lineage import ENDS
 from edge_runtime.journal.records import (
     AppVersion,
     Command,
@@ -19,8 +20,6 @@ from edge_runtime.journal.records import (
 )
 from edge_runtime.planes.messages import Line
 
-STATUS = ("done", "failed", "unknown", "expired")
-
 
 def line(stored: Stored) -> Line | None:
     """The line of a record; None for bookkeeping that nobody wants to watch."""
@@ -32,7 +31,7 @@ def line(stored: Stored) -> Line | None:
         case Command() as c:
             return Line(offset, "command", c.created, c.device, c.id.hex(), c.name, c.args, c.origin.cause)
         case CommandEnd() as end:
-            name = STATUS[end.status]
+            name = ENDS[end.status]
             return Line(offset, "command-end", end.time, end.device, end.command.hex(), name, end.result)
         case DeadLetter() as d:
             identity = d.event.id if d.event is not None else ""

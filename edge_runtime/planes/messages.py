@@ -77,17 +77,41 @@ class AppRow(msgspec.Struct):
     triggers: list[TriggerRow]
 
 
+class RouteCounts(msgspec.Struct):
+    """What a bridge route has done since its app went live."""
+
+    delivered: int
+    """Events that the target accepted."""
+    repeated: int
+    """Those of them that had been sent before without a clear answer."""
+    withheld: int
+    """Events for which the function returned None."""
+    rejected: int
+    """Events that the target refused."""
+    failed: int
+    """Events for which the function failed."""
+    retries: int
+    """Batches that were cut short because the target or the sandbox was out of reach."""
+    last_error: str
+
+
 class FlowRow(msgspec.Struct):
     """One flow, since the gateway started."""
 
     flow: str
     type: str
     """`function` or `route`."""
+    state: str
+    """`running`, `waiting` (see `waiting`), `paused`, or `stopped` (by its own policy)."""
     generation: int
     epoch: int
     cursor: int
     lag: int
     """Records between the newest one and what the flow has dealt with."""
+    lag_us: int
+    """How long ago the oldest event arrived that waits for the flow; 0 if none does."""
+    rate: float
+    """Events a second, of late."""
     events: int
     effects: int
     dead_letters: int
@@ -100,6 +124,50 @@ class FlowRow(msgspec.Struct):
     paused: bool
     held: dict[str, bool]
     """Partition keys that are held back; True for those that wait for an operator."""
+    lanes: int
+    """Batches that may be under way at a time."""
+    rate_limit: float | None
+    """Events a second that may pass; None for no limit."""
+    quiet_until: int
+    """Up to this record it only catches up and sends nothing to the outside; -1 where that is over."""
+    route: RouteCounts | None = None
+
+
+class Health(msgspec.Struct):
+    """Whether the gateway does all that it promises just now."""
+
+    state: str
+    """`ok`, `degraded` (something waits, or does not run) or `full` (nothing can be stored)."""
+    reasons: list[str]
+    """What is wrong, the worst first; empty when all is well."""
+
+    @property
+    def words(self) -> str:
+        """One line."""
+        return "; ".join(self.reasons) or "ok"
+
+
+class Door(msgspec.Struct):
+    """The MQTT front door, since the start."""
+
+    p50: int
+    """From the receipt of a message to the writing of its PUBACK, microseconds."""
+    p99: int
+    connections: int
+    accepted: int
+    messages: int
+    acknowledged: int
+    duplicates: int
+    dead: int
+    """Messages that became a dead letter."""
+    refused: int
+    """Messages that could not be stored and were not acknowledged."""
+    failed_logins: int
+    violations: int
+    trespasses: int
+    turned_away: int
+    commands: int
+    """Commands handed to devices."""
 
 
 class Status(msgspec.Struct):
@@ -107,6 +175,7 @@ class Status(msgspec.Struct):
 
     name: str
     version: str
+    health: Health
     started: int
     now: int
     mqtt: str
@@ -118,6 +187,7 @@ class Status(msgspec.Struct):
     """Events stored since the start, by devices and functions."""
     connections: int
     devices: int
+    door: Door
     outbox: int
     """Commands without an end."""
     commands_delivered: int

@@ -1,0 +1,78 @@
+"""What all parts of the API share: messages in, messages out, errors as messages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from edge_runtime.errors import EdgeError, NotFound
+from edge_runtime.planes.messages import Problem
+
+MAX_BODY = 8 << 20
+"""Bytes of a request: an app's sources fit many times over."""
+
+M = TypeVar("M", bound=msgspec.Struct)
+Handler = Callable[[Request], Awaitable[Response]]
+
+encode = msgspec.json.Encoder().encode
+_log = logging.getLogger("edge.api")
+
+
+def reply(message: object, status: int = 200) -> Response:
+    """A message as a response."""
+    return Response(encode(message), status, media_type="application/json")
+
+
+def lines(messages: AsyncIterator[object]) -> Response:
+    """Messages as lines of JSON, as they come."""
+
+    async def ndjson() -> AsyncIterator[bytes]:
+        async for item in messages:
+            yield encode(item) + b"\n"
+
+    return StreamingResponse(ndjson(), media_type="application/x-ndjson")
+
+
+async def read(request: Request, kind: type[M]) -> M:
+    """The request's message; raises EdgeError for one that is too large or not of this kind."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise EdgeError(f"the request is larger than {MAX_BODY >> 20} MiB")
+    try:
+        return msgspec.json.decode(bytes(body), type=kind)
+    except msgspec.MsgspecError as error:
+        raise EdgeError(f"the request is not a valid {kind.__name__}: {error}") from error
+
+
+def asked(request: Request, kind: type[M]) -> M:
+    """The request's query as a message."""
+    query = request.query_params
+    found = {name: query.getlist(name) if len(query.getlist(name)) > 1 else query[name] for name in query}
+    try:
+        return msgspec.convert(found, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise EdgeError(f"the query is not a valid {kind.__name__}: {error}") from error
+
+
+def guarded(handler: Handler) -> Handler:
+    """Errors become messages; what is our own defect is logged here and only named there."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except NotFound as error:
+            return reply(Problem(str(error), error.hint), 404)
+        except EdgeError as error:
+            return reply(Problem(str(error), error.hint), 400)
+        except Exception:
+            _log.exception("the API failed on %s %s", request.method, request.url.path)
+            return reply(Problem("the gateway failed inside; its log has the details"), 500)
+
+    return guarded

@@ -1,0 +1,33 @@
+"""The instrumentation plane: how the gateway is, in figures and in one word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from edge_runtime.ingress.mqtt import MqttFrontDoor
+from edge_runtime.planes.messages import Door, FlowRow, Health
+
+FULL = "storage full: acknowledgements stopped, boards keep their readings"
+
+
+def health(storing: bool, flows: Sequence[FlowRow], broken: Mapping[str, str]) -> Health:
+    """`storing`: the newest message could be stored. `broken`: apps that do not run, and why."""
+    reasons = [] if storing else [FULL]
+    reasons += [f"app {app} does not run: {why}" for app, why in sorted(broken.items())]
+    for row in flows:
+        parked = sum(row.held.values())
+        if row.state == "stopped":
+            reasons.append(f"flow {row.flow} has stopped at an event that fails")
+        elif row.state == "waiting":
+            reasons.append(f"flow {row.flow} waits: {row.waiting}")
+        if parked:
+            reasons.append(f"flow {row.flow} holds {parked} of its keys back")
+    return Health("full" if not storing else "degraded" if reasons else "ok", reasons)
+
+
+def door(front: MqttFrontDoor) -> Door:
+    """The front door's figures."""
+    counters = msgspec.structs.asdict(front.counters)
+    return Door(front.latency.quantile(0.5), front.latency.quantile(0.99), **counters)
