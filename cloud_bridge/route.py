@@ -59,7 +59,7 @@ class RouteFlow:
         """Raises `expr.ExpressionError` where the trigger's condition is not one."""
         self.name = f"{app}.{trigger.name}"
         self.start = trigger.start
-        self.policy = Policy()
+        self.policy = Policy(trigger.retries, trigger.on_error)
         self.counters = Counters()
         self._kind = trigger.kind
         self._where = expr.compile(trigger.where)

@@ -14,6 +14,10 @@ class Trigger(msgspec.Struct, frozen=True, tag_field="type"):
     """An expression over the event's data (`edge_runtime/expr.py`); empty for every event of the kind."""
     start: str = "latest"
     """Where a new flow begins: `latest` or `earliest`."""
+    retries: int = 2
+    """How often an event on which the function fails is tried again."""
+    on_error: str = "skip"
+    """What happens to it then: `skip`, `hold` or `stop`."""
 
 
 class OnEvent(Trigger, frozen=True, tag="on"):

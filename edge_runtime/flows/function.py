@@ -32,7 +32,7 @@ class FunctionFlow:
         self.name = f"{app}.{trigger.name}"
         self.start = trigger.start
         self.version = version
-        self.policy = Policy()
+        self.policy = Policy(trigger.retries, trigger.on_error)
         self._kind = trigger.kind
         self._matches = matches
         self._function = FunctionRef(app, version, trigger.name)

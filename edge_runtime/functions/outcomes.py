@@ -37,7 +37,17 @@ def encode_event(event: Event) -> bytes:
     cannot hold.
     """
     return _encode(
-        (event.device, event.kind, event.time, event.data, event.id, event.seq, event.boot.hex(), event.received)
+        (
+            event.device,
+            event.kind,
+            event.time,
+            event.data,
+            event.id,
+            event.seq,
+            event.boot.hex(),
+            event.received,
+            event.late,
+        )
     )
 
 

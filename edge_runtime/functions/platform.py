@@ -27,6 +27,7 @@ STOCK = 2
 """Virgin instances that each executor keeps ready: 2.5 MiB each."""
 
 MAX_TRIGGERS = 200
+MAX_RETRIES = 100
 
 _MISSING = "ModuleNotFoundError"
 
@@ -235,6 +236,8 @@ def _manifest(loaded: Loaded, entry: str) -> Manifest:
         and 0 < len(names) == len(set(names)) <= MAX_TRIGGERS
         and all(NAME.fullmatch(trigger.name) and NAME.fullmatch(trigger.kind) for trigger in manifest.triggers)
         and all(trigger.start in ("latest", "earliest") for trigger in manifest.triggers)
+        and all(0 <= trigger.retries <= MAX_RETRIES for trigger in manifest.triggers)
+        and all(trigger.on_error in ("skip", "hold", "stop") for trigger in manifest.triggers)
         and all(NAME.fullmatch(trigger.to) for trigger in manifest.triggers if isinstance(trigger, Route))
     )
     if not well_formed:

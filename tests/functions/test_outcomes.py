@@ -90,7 +90,7 @@ def test_any_bytes_are_judged(payload: bytes) -> None:
 def test_any_data_of_a_board_can_be_handed_to_a_function(data: object) -> None:
     fields = msgspec.json.decode(encode_event(event(data)))
     assert fields[0] == "b1"
-    assert len(fields) == 8
+    assert len(fields) == 9
 
 
 def test_a_version_that_was_changed_on_disk_is_not_run(tmp_path: Path) -> None:

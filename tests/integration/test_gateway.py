@@ -137,6 +137,33 @@ async def test_functions_that_misbehave_are_stopped_and_told_apart(site: Site) -
     assert [line.data["n"] for line in neighbour] == [0, 1, 2, 3, 4], "the neighbour function is unaffected"
 
 
+HOLD = """
+from edge import App
+app = App("hold")
+
+@app.on("climate", retries=0, on_error="hold")
+def picky(event, ctx):
+    if event.data.get("poison"):
+        raise ValueError("I will not have it")
+    ctx.command(event.device, "fan", {"n": event.data["n"]})
+"""
+
+
+async def test_an_app_says_what_happens_to_events_on_which_it_fails(site: Site) -> None:
+    await site.deploy(HOLD, "hold.py")
+    one, other = await site.device("one"), await site.device("other")
+    for seq in range(3):
+        one.send(event_packet(seq, {"n": seq, "poison": seq == 1}, device="one"))
+        await one.receive()
+        other.send(event_packet(seq, {"n": seq}, device="other"))
+        await other.receive()
+    commands = await site.until("command", lambda found: len(found) >= 4)
+    assert [(line.device, line.data["n"]) for line in commands if line.device == "one"] == [("one", 0)]
+    (letter,) = await site.until("dead-letter", lambda found: len(found) == 1)
+    assert (letter.device, letter.name) == ("one", "error")
+    assert site.gateway.flows.runners["hold.picky"].held == {"one": True}
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

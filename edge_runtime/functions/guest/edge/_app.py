@@ -13,6 +13,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STARTS = ("latest", "earliest")
+_POLICIES = ("skip", "hold", "stop")
+_MOST_RETRIES = 100
 
 
 class AppError(Exception):
@@ -28,11 +30,21 @@ class OnTrigger:
     kind: str
     where: str
     start: str
+    retries: int
+    on_error: str
     wants_context: bool
 
-    def manifest(self) -> dict[str, str]:
+    def manifest(self) -> dict[str, Any]:
         """The trigger as plain values."""
-        return {"type": "on", "name": self.name, "kind": self.kind, "where": self.where, "start": self.start}
+        return {
+            "type": "on",
+            "name": self.name,
+            "kind": self.kind,
+            "where": self.where,
+            "start": self.start,
+            "retries": self.retries,
+            "on_error": self.on_error,
+        }
 
 
 @dataclass(slots=True)
@@ -41,7 +53,7 @@ class RouteTrigger(OnTrigger):
 
     to: str = field(default="")
 
-    def manifest(self) -> dict[str, str]:
+    def manifest(self) -> dict[str, Any]:
         """The trigger as plain values."""
         return {**OnTrigger.manifest(self), "type": "route", "to": self.to}
 
@@ -58,31 +70,46 @@ class App:
         self.name = name
         self.triggers: dict[str, OnTrigger] = {}
 
-    def on(self, kind: str, *, where: str = "", start: str = "latest") -> Callable[[Function], Function]:
+    def on(
+        self, kind: str, *, where: str = "", start: str = "latest", retries: int = 2, on_error: str = "skip"
+    ) -> Callable[[Function], Function]:
         """Run the function below for each event of `kind`.
 
         The function takes `(event)` or `(event, ctx)`. `where` is an expression over the fields of the event's data,
         such as `"temperature > 30"`, looked at before the function is called. `start` says where a function that is
         new begins: with events still to come (`latest`) or with the oldest one kept (`earliest`).
+
+        An event on which the function fails is tried again `retries` times, with growing pauses, while later events
+        of its device wait and all others go on. Then `on_error` says what happens: `skip` puts it with the dead
+        letters, `hold` holds its device back until somebody releases it, `stop` pauses the function.
         """
 
         def register(function: Function) -> Function:
-            self._add(OnTrigger(*_described(function, "on", kind, where, start)))
+            self._add(OnTrigger(*_described(function, "on", kind, where, start, retries, on_error)))
             return function
 
         return register
 
-    def route(self, kind: str, *, to: str, where: str = "", start: str = "latest") -> Callable[[Function], Function]:
+    def route(
+        self,
+        kind: str,
+        *,
+        to: str,
+        where: str = "",
+        start: str = "latest",
+        retries: int = 2,
+        on_error: str = "skip",
+    ) -> Callable[[Function], Function]:
         """Send what the function below returns, for each event of `kind`, to the target `to` of edge.toml.
 
-        The function takes `(event)` or `(event, ctx)`; returning None sends nothing. `where` and `start` are those
-        of `on`.
+        The function takes `(event)` or `(event, ctx)`; returning None sends nothing. The rest is as for `on`; a target
+        that cannot be reached is waited for and uses up no retries.
         """
 
         def register(function: Function) -> Function:
             if not isinstance(to, str) or not _NAME.fullmatch(to):
                 raise AppError(f"@app.route(..., to={to!r}): name a target of edge.toml, such as to='cloud'")
-            self._add(RouteTrigger(*_described(function, "route", kind, where, start), to))
+            self._add(RouteTrigger(*_described(function, "route", kind, where, start, retries, on_error), to))
             return function
 
         return register
@@ -106,8 +133,8 @@ class App:
 
 
 def _described(
-    function: Callable[..., Any], trigger: str, kind: str, where: str, start: str
-) -> tuple[Callable[..., Any], str, str, str, str, bool]:
+    function: Callable[..., Any], trigger: str, kind: str, where: str, start: str, retries: int, on_error: str
+) -> tuple[Callable[..., Any], str, str, str, str, int, str, bool]:
     decorator = f"@app.{trigger}({kind!r})"
     code = getattr(function, "__code__", None)
     if code is None:
@@ -123,9 +150,13 @@ def _described(
         raise AppError(f'{decorator}: where={where!r} is not text; write where="temperature > 30"')
     if start not in _STARTS:
         raise AppError(f"{decorator}: start={start!r} is neither 'latest' nor 'earliest'")
+    if type(retries) is not int or not 0 <= retries <= _MOST_RETRIES:
+        raise AppError(f"{decorator}: retries={retries!r} is not a number from 0 to {_MOST_RETRIES}")
+    if on_error not in _POLICIES:
+        raise AppError(f"{decorator}: on_error={on_error!r} is none of 'skip', 'hold' and 'stop'")
     if code.co_flags & 0x2A0:  # coroutine, generator, asynchronous generator: their body would never run
         raise AppError(f"'{name}' under {decorator} must be a plain 'def' without 'async' or 'yield'")
     required = code.co_argcount - len(function.__defaults__ or ()) if hasattr(function, "__defaults__") else 0
     if required > 2 or code.co_argcount < 1 or code.co_kwonlyargcount > len(function.__kwdefaults__ or ()):
         raise AppError(f"'{name}' under {decorator} must take (event) or (event, ctx)")
-    return function, name, kind, where, start, code.co_argcount >= 2
+    return function, name, kind, where, start, retries, on_error, code.co_argcount >= 2

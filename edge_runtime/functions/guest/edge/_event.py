@@ -26,3 +26,5 @@ class Event:
     """16 hex digits, new whenever the device's sequence starts again; empty for emitted events."""
     received: int = 0
     """When the gateway took it in."""
+    late: bool = False
+    """It comes out of order: it had failed, and somebody has asked for it to be tried again."""
