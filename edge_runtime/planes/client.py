@@ -15,6 +15,12 @@ import msgspec
 
 from edge_runtime import config
 from edge_runtime.errors import EdgeError
+from edge_runtime.flows.deadletters import LetterDetail, Letters, Selection, Settled
+from edge_runtime.flows.lineage import Trace
+from edge_runtime.flows.replay import Replayed
+from edge_runtime.planes.api_flows import Limit, Release, Scale
+from edge_runtime.planes.api_operations import TraceRequest, Which
+from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
 from edge_runtime.planes.messages import (
     AddDevice,
     AppRow,
@@ -22,6 +28,8 @@ from edge_runtime.planes.messages import (
     Deployed,
     DeviceKey,
     DeviceRow,
+    FlowRow,
+    Health,
     Line,
     Problem,
     Status,
@@ -30,6 +38,8 @@ from edge_runtime.planes.messages import (
 T = TypeVar("T")
 TIMEOUT = 60.0
 """Seconds: a deploy on a slow machine loads and checks an app well within it."""
+LONG = 1800.0
+"""Seconds for what reads the journal through: a dry run, a trace, the first look for dead letters."""
 
 
 class NotRunning(EdgeError):
@@ -61,6 +71,73 @@ class Client:
         """The gateway at a glance."""
         return self._ask("GET", "/status", Status)
 
+    def health(self) -> Health:
+        """Whether the gateway does all that it promises just now."""
+        return self._ask("GET", "/health", Health)
+
+    def flows(self) -> list[FlowRow]:
+        """All flows."""
+        return self._ask("GET", "/flows", list[FlowRow])
+
+    def pause(self, flow: str) -> FlowRow:
+        """Let a flow take no more events."""
+        return self._flow(flow, "pause", FlowRow)
+
+    def resume(self, flow: str) -> FlowRow:
+        """Let a flow go on."""
+        return self._flow(flow, "resume", FlowRow)
+
+    def rewind(self, flow: str, request: Rewind) -> Rewound:
+        """Take again what a flow has taken, from a moment on."""
+        return self._flow(flow, "rewind", Rewound, request)
+
+    def bootstrap(self, flow: str) -> Rewound:
+        """Let a flow take everything that is kept, quietly, and then go live."""
+        return self._flow(flow, "bootstrap", Rewound)
+
+    def replay(self, flow: str, request: ReplayRequest) -> Replayed:
+        """Run a flow over the past without any effect."""
+        return self._flow(flow, "replay", Replayed, request)
+
+    def scale(self, flow: str, lanes: int) -> FlowRow:
+        """Let so many batches of a flow be under way at a time."""
+        return self._flow(flow, "scale", FlowRow, Scale(lanes))
+
+    def limit(self, flow: str, rate: float | None) -> FlowRow:
+        """Let so many events a second through a flow."""
+        return self._flow(flow, "rate", FlowRow, Limit(rate))
+
+    def release(self, flow: str, key: str) -> FlowRow:
+        """Let a flow try a held key again."""
+        return self._flow(flow, "release", FlowRow, Release(key))
+
+    def _flow(self, flow: str, verb: str, kind: type[T], message: object = None) -> T:
+        return self._ask("POST", f"/flows/{quote(flow, safe='')}/{verb}", kind, message, timeout=LONG)
+
+    def letters(self, which: Which) -> Letters:
+        """The newest open dead letters."""
+        return self._ask("GET", "/dead", Letters, params=msgspec.structs.asdict(which), timeout=LONG)
+
+    def letter(self, offset: int) -> LetterDetail:
+        """One dead letter in full."""
+        return self._ask("GET", f"/dead/{offset}", LetterDetail, timeout=LONG)
+
+    def retry(self, selection: Selection) -> Settled:
+        """Hand dead letters to their flows once more."""
+        return self._ask("POST", "/dead/retry", Settled, selection, timeout=LONG)
+
+    def drop(self, selection: Selection) -> Settled:
+        """Settle dead letters without doing anything."""
+        return self._ask("POST", "/dead/drop", Settled, selection, timeout=LONG)
+
+    def export_letters(self, which: Which) -> Iterator[LetterDetail]:
+        """Open dead letters in full, one after the other."""
+        return self._lines("/dead/export", msgspec.structs.asdict(which), LetterDetail)
+
+    def trace(self, request: TraceRequest) -> Trace:
+        """Where an event or command came from and what came of it."""
+        return self._ask("POST", "/trace", Trace, request, timeout=LONG)
+
     def add_device(self, device: str) -> DeviceKey:
         """Register a device."""
         return self._ask("POST", "/devices", DeviceKey, AddDevice(device))
@@ -84,20 +161,32 @@ class Client:
     def tail(self, after: int | None, *, follow: bool) -> Iterator[Line]:
         """Records after an offset (None: from now on), and with `follow` those that come, until closed."""
         params: dict[str, Any] = {"follow": int(follow)} | ({} if after is None else {"after": after})
-        decode = msgspec.json.Decoder(Line).decode
+        return self._lines("/tail", params, Line)
+
+    def _lines(self, path: str, params: dict[str, Any], kind: type[T]) -> Iterator[T]:
+        decode = msgspec.json.Decoder(kind).decode
         with (
             self._reachable(),
-            self._http.stream("GET", "/tail", params=params, timeout=httpx.Timeout(TIMEOUT, read=None)) as response,
+            self._http.stream("GET", path, params=params, timeout=httpx.Timeout(TIMEOUT, read=None)) as response,
         ):
             if response.status_code != 200:
                 self._refuse(response.read())
             for text in response.iter_lines():
                 yield decode(text)
 
-    def _ask(self, method: str, path: str, kind: type[T], message: object = None) -> T:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        message: object = None,
+        *,
+        params: dict[str, Any] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> T:
         body = None if message is None else msgspec.json.encode(message)
         with self._reachable():
-            response = self._http.request(method, path, content=body)
+            response = self._http.request(method, path, content=body, params=params, timeout=timeout)
         if response.status_code >= 400:
             self._refuse(response.content)
         return msgspec.json.decode(response.content, type=kind)
