@@ -63,7 +63,8 @@ class Journal(Protocol):
     """A durable, ordered log.
 
     Every call that writes returns only once what it wrote survives a loss of power. `StorageFull` means nothing was
-    written. All records of one call stand next to each other, or none does.
+    written. All records of one call stand next to each other, or none does. Retention removes the oldest records and
+    says so in the log itself: `Trimmed` for the journal, `Gap` for a flow that had not dealt with them.
     """
 
     def append(self, records: Sequence[Record]) -> Awaitable[Appended]:
@@ -75,7 +76,10 @@ class Journal(Protocol):
         ...
 
     def read(self, after: int, limit: int) -> Awaitable[list[Stored]]:
-        """Records with offsets greater than `after`, in order: at least one where there is one, about `limit`."""
+        """Records with offsets greater than `after`, in order: at least one where there is one, about `limit`.
+
+        What retention has removed is passed over: the first may stand further on than `after + 1`.
+        """
         ...
 
     def tables(self) -> Awaitable[Tables]:
@@ -83,5 +87,8 @@ class Journal(Protocol):
         ...
 
     def listen(self, listener: Listener) -> None:
-        """Have `listener` called with everything stored from now on: in order, once it is durable."""
+        """Have `listener` called with everything stored from now on: in order, once it is durable.
+
+        That includes what the journal stores by itself, such as `Trimmed` and `Gap`.
+        """
         ...

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from edge_runtime.errors import StorageFull
+from edge_runtime.errors import StorageError, StorageFull
 from edge_runtime.journal.interface import Appended, Listener, Tables
 from edge_runtime.journal.projection import Projection
 from edge_runtime.journal.records import Gap, Progress, Record, Stored, Trimmed
 from edge_runtime.journal.retention import Old, followers, plan, trim_now
 
 MAX_APPEND = 1000
+"""Records in one append; a commit has its progress besides."""
 
 
 class MemoryJournal:
@@ -67,8 +68,8 @@ class MemoryJournal:
         self._listeners.append(listener)
 
     async def _write(self, records: Sequence[Record]) -> Appended:
-        if len(records) > MAX_APPEND:
-            raise ValueError(f"{len(records)} records in one append; the limit is {MAX_APPEND}")
+        if len(records) > MAX_APPEND + 1:
+            raise StorageError(f"{len(records)} records in one append; the limit is {MAX_APPEND}")
         if self.full:
             raise StorageFull("the journal in memory was told to be full")
         placed, fresh = self._projection.place(records)

@@ -32,8 +32,7 @@ def effect(cause: Event, index: int) -> Command:
 async def work(path: Path, seq: int) -> None:
     """Append events, and commit two effects for each group of them."""
     journal = await SqliteJournal.open(path)
-    assert journal._process is not None
-    print("writer", journal._process.pid, flush=True)
+    print("writer", journal.writer_pid, flush=True)
     if FLOW not in (await journal.tables()).flows:
         await journal.append([FlowState(FLOW, 1, 0, -1)])
     while True:

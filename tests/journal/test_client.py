@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -85,11 +87,10 @@ async def test_too_many_records_at_once_are_refused(tmp_path: Path) -> None:
 async def test_a_killed_writer_is_noticed(tmp_path: Path) -> None:
     journal = await SqliteJournal.open(tmp_path / "journal.db")
     await journal.append([event(0)])
-    assert journal._process is not None
     waiting = asyncio.ensure_future(journal.append([event(1)]))
     backup = asyncio.ensure_future(journal.backup(tmp_path / "copy.db"))
     await asyncio.sleep(0)
-    journal._process.kill()
+    os.kill(journal.writer_pid, signal.SIGKILL)
     await journal.lost
     outcomes = await asyncio.gather(waiting, backup, return_exceptions=True)
     assert all(isinstance(outcome, StorageError) for outcome in outcomes)

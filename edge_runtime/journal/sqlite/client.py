@@ -122,6 +122,12 @@ class SqliteJournal(asyncio.Protocol):
             raise
         return journal
 
+    @property
+    def writer_pid(self) -> int:
+        """The writer's process id, for whoever looks at what it uses."""
+        assert self._process is not None
+        return self._process.pid
+
     def append(self, records: Sequence[Record]) -> Awaitable[Appended]:
         """As `Journal.append`."""
         return self._submit(Op(list(records)))

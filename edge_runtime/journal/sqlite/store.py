@@ -35,7 +35,8 @@ WAL_RESTART_PAGES = 4096
 and no longer ones than with a second connection in a thread (ADR 0007)."""
 WAL_IDLE_PAGES = 1024
 """Above this it is copied back as soon as nobody waits."""
-MAX_READ_BYTES = 4 << 20
+MAX_READ_BYTES = 1 << 20
+"""One read, which a commit may have to wait for."""
 
 _decode_tables = msgspec.msgpack.Decoder(Tables).decode
 _decode_intervals = msgspec.msgpack.Decoder(seen.Intervals).decode
