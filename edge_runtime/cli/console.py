@@ -24,9 +24,9 @@ CONFIG = Path("edge.toml")
 
 def problem(error: EdgeError) -> None:
     """Say what was wrong and what to do."""
-    err.print(f"[bold red]edge:[/] {_plain(str(error))}", soft_wrap=True)
+    err.print(f"[bold red]edge:[/] {escaped(str(error))}", soft_wrap=True)
     if error.hint:
-        err.print(f"      {_plain(error.hint)}", soft_wrap=True)
+        err.print(f"      {escaped(error.hint)}", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -45,5 +45,13 @@ def ago(micros: int | None, now: int) -> str:
     return f"{seconds // 86_400} d"
 
 
-def _plain(text: str) -> str:
+def took(micros: int) -> str:
+    """A duration for a table: `0.25 s`, `3 s`, `5 min`; empty for none."""
+    if micros < 1_000_000:
+        return f"{micros / 1e6:.2f} s" if micros else ""
+    return ago(0, micros)
+
+
+def escaped(text: str) -> str:
+    """Text as it stands, in a line that may have mark-up."""
     return text.replace("[", "\\[")

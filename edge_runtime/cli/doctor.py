@@ -18,7 +18,7 @@ from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, out, print_json
 from edge_runtime.errors import EdgeError
 from edge_runtime.functions.sandbox import build, cache
 from edge_runtime.planes.client import Client, NotRunning
-from edge_runtime.planes.messages import Finding
+from edge_runtime.planes.messages import Finding, FlowRow
 
 ROOM_WANTED = 256 << 20
 """Free disk space below which a gateway will soon stop acknowledging."""
@@ -109,8 +109,19 @@ def _running(settings: config.Config) -> Iterator[Finding]:
     for text in status.jail:
         weak = text.startswith("missing")
         yield Finding(True, "jail", text, "The layers that are in force hold on their own." if weak else "")
+    health = status.health
+    advice = "Free disk space or raise journal.max_size; it goes on by itself." if health.state == "full" else ""
+    yield Finding(health.state == "ok", "health", health.words, advice)
     for row in status.flows:
-        yield Finding(not row.waiting, f"flow {row.flow}", row.waiting or f"running, lag {row.lag}")
+        yield Finding(not row.waiting, f"flow {row.flow}", row.waiting or f"{row.state}, lag {row.lag}", _advice(row))
+
+
+def _advice(row: FlowRow) -> str:
+    if row.state == "stopped" or any(row.held.values()):
+        return f"See why with: edge dead list --flow {row.flow}"
+    if row.route is not None and row.route.last_error and row.waiting:
+        return "It goes on by itself when the target answers."
+    return f"It goes on with: edge flow resume {row.flow}" if row.paused else ""
 
 
 def _port(settings: config.Config) -> Finding:

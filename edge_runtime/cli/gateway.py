@@ -13,13 +13,14 @@ import uvloop
 from rich.table import Table
 
 from edge_runtime import config
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, out, print_json
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, escaped, out, print_json
 from edge_runtime.cli.progress import guest_progress
 from edge_runtime.errors import ConfigError
 from edge_runtime.gateway import Gateway
 from edge_runtime.planes.api import ApiServer
 from edge_runtime.planes.client import NotRunning, connect
 from edge_runtime.planes.logs import open_logs
+from edge_runtime.planes.messages import RouteCounts
 
 EXIT_RESTART = 75
 """The gateway cannot go on but will recover when started again (a service manager does that)."""
@@ -107,18 +108,33 @@ def status(
         f"{found.connections} of {found.devices} devices connected, {found.events} events since the start,"
         f" {found.outbox} commands under way, newest record {found.head}"
     )
-    table = Table("flow", "type", "events", "effects", "dead", "lag", "p50", "p99", "waiting for")
+    health, door = found.health, found.door
+    colour = {"ok": "green", "full": "bold red"}.get(health.state, "yellow")
+    out.print(f"Health: [{colour}]{escaped(health.words)}[/]", soft_wrap=True)
+    out.print(
+        f"Front door: {door.messages} messages, {door.acknowledged} acknowledged"
+        f" (p50 {door.p50 / 1e3:.2f} ms, p99 {door.p99 / 1e3:.2f} ms), {door.duplicates} repeated, {door.dead} dead,"
+        f" {door.refused} refused, {door.failed_logins} failed logins"
+    )
+    table = Table("flow", "type", "state", "events", "effects", "dead", "lag", "p50", "p99", "outside")
     for row in found.flows:
         table.add_row(
             row.flow,
             row.type,
+            row.state,
             str(row.events),
             str(row.effects),
             str(row.dead_letters),
             str(row.lag),
             f"{row.p50 / 1e3:.2f} ms",
             f"{row.p99 / 1e3:.2f} ms",
-            row.waiting,
+            "" if row.route is None else _route(row.route),
         )
     if found.flows:
         out.print(table)
+
+
+def _route(counts: RouteCounts) -> str:
+    repeated = f", {counts.repeated} repeated" if counts.repeated else ""
+    rejected = f", {counts.rejected} rejected" if counts.rejected else ""
+    return f"{counts.delivered} delivered{repeated}{rejected}"

@@ -1,0 +1,142 @@
+"""`edge dead`: dead letters, to be seen, retried or dropped."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, escaped, out, print_json
+from edge_runtime.clock import SystemClock
+from edge_runtime.flows.deadletters import Selection, Settled
+from edge_runtime.planes.api_operations import Which
+from edge_runtime.planes.client import connect
+from edge_runtime.planes.moments import shown
+
+OfFlow = Annotated[str, typer.Option("--flow", help="Only this flow's; `ingress` for what boards sent.")]
+OfDevice = Annotated[str, typer.Option("--device", help="Only of this device.")]
+ForReason = Annotated[str, typer.Option("--reason", help="Only with this reason: error, timeout, memory, ...")]
+Offsets = Annotated[list[int] | None, typer.Argument(metavar="OFFSET...", help="As in `edge dead list`.")]
+All = Annotated[bool, typer.Option("--all", help="Every open letter that the other options let through.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(
+        help="Dead letters: what could not be processed, and what to do about it.", no_args_is_help=True
+    )
+    group.command("list")(list_)
+    for verb in (show, retry, drop, export):
+        group.command()(verb)
+    app.add_typer(group, name="dead")
+
+
+def list_(
+    flow: OfFlow = "",
+    device: OfDevice = "",
+    reason: ForReason = "",
+    limit: Annotated[int, typer.Option(help="The newest so many.")] = 100,
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Show the open dead letters, the newest last."""
+    with connect(config_path) as client:
+        found = client.letters(Which(flow, device, reason, limit))
+    if as_json:
+        print_json(found)
+        return
+    now = SystemClock().now()
+    table = Table("offset", "age", "flow", "reason", "device", "kind", "tries", "what went wrong")
+    for row in found.letters:
+        columns = (str(row.offset), ago(row.time, now), row.flow, row.reason, row.device, row.kind, str(row.attempts))
+        table.add_row(*columns, escaped(row.summary))
+    if found.letters:
+        out.print(table)
+    hidden = found.open - len(found.letters)
+    if hidden or not found.letters:
+        out.print(f"{found.open} dead letters are open" + (f", {hidden} of them not shown." if hidden else "."))
+    if found.older:
+        out.print(
+            f"{found.older} of them are older than what is known at a time; they come up as newer ones are settled."
+        )
+
+
+def show(
+    offset: Annotated[int, typer.Argument(help="As in `edge dead list`.")],
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Show a dead letter in full: its event, what went wrong and where."""
+    with connect(config_path) as client:
+        found = client.letter(offset)
+    if as_json:
+        print_json(found)
+        return
+    letter = found.letter
+    facts = {
+        "dead letter": f"{letter.offset}, {found.state}",
+        "flow": letter.flow,
+        "version": letter.version,
+        "reason": f"{letter.reason}, after {letter.attempts} tries" if letter.attempts > 1 else letter.reason,
+        "at": shown(letter.time),
+        "device": letter.device,
+        "event": letter.event,
+        "kind": letter.kind,
+        "of": shown(found.time) if found.time else "",
+        "data": msgspec.json.encode(found.data).decode() if letter.event else "",
+        "topic": found.topic,
+        "payload": found.payload.hex(" "),
+    }
+    for name, value in facts.items():
+        if value:
+            out.print(f"[dim]{name:>11}[/]  {escaped(value)}", soft_wrap=True)
+    out.print(escaped(found.detail), soft_wrap=True)
+
+
+def retry(
+    offsets: Offsets = None,
+    every: All = False,
+    flow: OfFlow = "",
+    device: OfDevice = "",
+    reason: ForReason = "",
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Hand the events of dead letters to their flows once more, marked late."""
+    with connect(config_path) as client:
+        _say(
+            client.retry(Selection(offsets or [], every, flow, device, reason)), "handed to their flows again", as_json
+        )
+
+
+def drop(
+    offsets: Offsets = None,
+    every: All = False,
+    flow: OfFlow = "",
+    device: OfDevice = "",
+    reason: ForReason = "",
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Settle dead letters without doing anything about them; they stay in the journal."""
+    with connect(config_path) as client:
+        _say(client.drop(Selection(offsets or [], every, flow, device, reason)), "dropped", as_json)
+
+
+def export(flow: OfFlow = "", device: OfDevice = "", reason: ForReason = "", config_path: ConfigPath = CONFIG) -> None:
+    """Print every open dead letter in full, a line of JSON each."""
+    with connect(config_path) as client:
+        for letter in client.export_letters(Which(flow, device, reason)):
+            sys.stdout.write(msgspec.json.encode(letter).decode() + "\n")
+
+
+def _say(found: Settled, what: str, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    out.print(f"{len(found.letters)} dead letters {what}.")
+    for why, number in found.skipped.items():
+        out.print(f"{number} not: {escaped(why)}.")
