@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, escaped, out, print_json
+from edge_runtime.cli.devices import check_device
 from edge_runtime.clock import SystemClock
 from edge_runtime.flows.deadletters import Selection, Settled
 from edge_runtime.planes.api_operations import Which
@@ -25,9 +26,7 @@ All = Annotated[bool, typer.Option("--all", help="Every open letter that the oth
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    group = typer.Typer(
-        help="Dead letters: what could not be processed, and what to do about it.", no_args_is_help=True
-    )
+    group = typer.Typer(help="Dead letters: see what could not be processed, and settle it.", no_args_is_help=True)
     group.command("list")(list_)
     for verb in (show, retry, drop, export):
         group.command()(verb)
@@ -44,6 +43,7 @@ def list_(
 ) -> None:
     """Show the open dead letters, the newest last."""
     with connect(config_path) as client:
+        check_device(client, device)
         found = client.letters(Which(flow, device, reason, limit))
     if as_json:
         print_json(found)
@@ -59,9 +59,7 @@ def list_(
     if hidden or not found.letters:
         out.print(f"{found.open} dead letters are open" + (f", {hidden} of them not shown." if hidden else "."))
     if found.older:
-        out.print(
-            f"{found.older} of them are older than what is known at a time; they come up as newer ones are settled."
-        )
+        out.print(f"{found.older} of them are too old to be listed yet: they come up as newer ones are settled.")
 
 
 def show(
@@ -107,9 +105,9 @@ def retry(
 ) -> None:
     """Hand the events of dead letters to their flows once more, marked late."""
     with connect(config_path) as client:
-        _say(
-            client.retry(Selection(offsets or [], every, flow, device, reason)), "handed to their flows again", as_json
-        )
+        check_device(client, device)
+        found = client.retry(Selection(offsets or [], every, flow, device, reason))
+    _say(found, "go to their flows again", as_json)
 
 
 def drop(
@@ -123,12 +121,21 @@ def drop(
 ) -> None:
     """Settle dead letters without doing anything about them; they stay in the journal."""
     with connect(config_path) as client:
-        _say(client.drop(Selection(offsets or [], every, flow, device, reason)), "dropped", as_json)
+        check_device(client, device)
+        found = client.drop(Selection(offsets or [], every, flow, device, reason))
+    _say(found, "dropped", as_json)
 
 
-def export(flow: OfFlow = "", device: OfDevice = "", reason: ForReason = "", config_path: ConfigPath = CONFIG) -> None:
+def export(
+    flow: OfFlow = "",
+    device: OfDevice = "",
+    reason: ForReason = "",
+    config_path: ConfigPath = CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="As it does anyway.")] = True,
+) -> None:
     """Print every open dead letter in full, a line of JSON each."""
     with connect(config_path) as client:
+        check_device(client, device)
         for letter in client.export_letters(Which(flow, device, reason)):
             sys.stdout.write(msgspec.json.encode(letter).decode() + "\n")
 

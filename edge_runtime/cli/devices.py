@@ -9,7 +9,8 @@ from rich.table import Table
 
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, out, print_json
 from edge_runtime.clock import SystemClock
-from edge_runtime.planes.client import connect
+from edge_runtime.errors import NotFound, nearest
+from edge_runtime.planes.client import Client, connect
 from edge_runtime.planes.messages import DeviceKey
 
 
@@ -48,6 +49,14 @@ def rotate(
         print_json(key)
     else:
         _show(key, "has a new key")
+
+
+def check_device(client: Client, device: str) -> None:
+    """Raise NotFound, which names the nearest one, for a device that is not registered; empty is none asked for."""
+    if device:
+        known = [row.device for row in client.devices()]
+        if device not in known:
+            raise NotFound(f"there is no device '{device}'", hint=nearest(device, known))
 
 
 def _show(key: DeviceKey, what: str) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, out
+from edge_runtime.cli.devices import check_device
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import Line
 
@@ -34,6 +35,7 @@ def tail(
 ) -> None:
     """Show events, commands and dead letters as they enter the journal, until Ctrl-C."""
     with connect(config_path) as client:
+        check_device(client, device)
         for line in client.tail(after, follow=follow):
             if (device and line.device != device) or (kind and line.name != kind) or (only and line.type != only):
                 continue
