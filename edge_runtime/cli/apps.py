@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, out, print_json
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, out, print_json, table
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import DeployError
 from edge_runtime.planes.client import connect
@@ -63,7 +62,7 @@ def apps(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
         print_json(rows)
         return
     now = SystemClock().now()
-    table = Table("app", "version", "live since", "triggers")
+    shown_rows = table("app", "version", "live since", "triggers")
     for row in rows:
-        table.add_row(row.app, row.version, ago(row.deployed, now), "\n".join(map(_sentence, row.triggers)))
-    out.print(table if rows else "No apps yet. Deploy one with: edge deploy FILE")
+        shown_rows.add_row(row.app, row.version, ago(row.deployed, now), "\n".join(map(_sentence, row.triggers)))
+    out.print(shown_rows if rows else "No apps yet. Deploy one with: edge deploy FILE")

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from edge_runtime.errors import EdgeError
 
@@ -43,6 +45,14 @@ def ago(micros: int | None, now: int) -> str:
         if seconds < limit:
             return f"{seconds // size} {unit}"
     return f"{seconds // 86_400} d"
+
+
+def table(*columns: str) -> Table:
+    """A table that fits a terminal of 80 columns; the names in its first column stay whole."""
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        found.add_column(name, no_wrap=number == 0)
+    return found
 
 
 def took(micros: int) -> str:

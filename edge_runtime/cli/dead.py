@@ -7,9 +7,8 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, escaped, out, print_json
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, escaped, out, print_json, table
 from edge_runtime.cli.devices import check_device
 from edge_runtime.clock import SystemClock
 from edge_runtime.flows.deadletters import Selection, Settled
@@ -49,12 +48,12 @@ def list_(
         print_json(found)
         return
     now = SystemClock().now()
-    table = Table("offset", "age", "flow", "reason", "device", "kind", "tries", "what went wrong")
+    shown_rows = table("offset", "age", "flow", "reason", "device", "kind", "tries", "what went wrong")
     for row in found.letters:
         columns = (str(row.offset), ago(row.time, now), row.flow, row.reason, row.device, row.kind, str(row.attempts))
-        table.add_row(*columns, escaped(row.summary))
+        shown_rows.add_row(*columns, escaped(row.summary))
     if found.letters:
-        out.print(table)
+        out.print(shown_rows)
     hidden = found.open - len(found.letters)
     if hidden or not found.letters:
         out.print(f"{found.open} dead letters are open" + (f", {hidden} of them not shown." if hidden else "."))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, out, print_json
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, out, print_json, table
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import NotFound, nearest
 from edge_runtime.planes.client import Client, connect
@@ -73,9 +72,9 @@ def list_(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
         print_json(rows)
         return
     now = SystemClock().now()
-    table = Table("device", "connected", "last heard", "registered", "")
+    shown_rows = table("device", "connected", "last heard", "registered", "")
     for row in rows:
         connected = "[green]yes[/]" if row.connected else "no"
         blocked = "[red]blocked[/]" if row.blocked else ""
-        table.add_row(row.device, connected, ago(row.last_seen, now), ago(row.created, now), blocked)
-    out.print(table if rows else "No devices yet. Add one with: edge device add NAME")
+        shown_rows.add_row(row.device, connected, ago(row.last_seen, now), ago(row.created, now), blocked)
+    out.print(shown_rows if rows else "No devices yet. Add one with: edge device add NAME")

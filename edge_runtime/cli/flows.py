@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, escaped, out, print_json, took
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, escaped, out, print_json, table, took
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.replay import Difference, Replayed
@@ -39,25 +39,32 @@ def list_(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("flow", "type", "state", "lag", "behind", "events/s", "events", "dead", "held", "lanes", "epoch")
+    found = table("flow", "state", "lag", "events/s", "events", "dead", "epoch")
     for row in rows:
-        held = ", ".join(f"{key}{' (parked)' if parked else ''}" for key, parked in list(row.held.items())[:5])
+        lag = f"{row.lag}, {took(row.lag_us)}" if row.lag_us else str(row.lag)
+        epoch = f"{row.epoch}/{row.generation}"
+        found.add_row(row.flow, row.state, lag, f"{row.rate:.1f}", str(row.events), str(row.dead_letters), epoch)
+    out.print(found if rows else "No flows yet. Deploy an app with: edge deploy FILE")
+    for row in rows:
+        remarks = "; ".join(_remarks(row))
+        if remarks:
+            out.print(f"  [bold]{row.flow}[/] {escaped(remarks)}", soft_wrap=True)
+
+
+def _remarks(row: FlowRow) -> Iterator[str]:
+    """What of a flow is out of the ordinary."""
+    if row.state == "waiting":
+        yield f"waits: {row.waiting}"
+    if row.quiet_until >= 0:
+        yield f"sends nothing to the outside up to record {row.quiet_until}"
+    if row.lanes > 1:
+        yield f"{row.lanes} lanes"
+    if row.rate_limit is not None:
+        yield f"at most {row.rate_limit:g} events/s"
+    if row.held:
+        names = ", ".join(f"{key}{' (until released)' * parked}" for key, parked in list(row.held.items())[:5])
         more = f" and {len(row.held) - 5} more" if len(row.held) > 5 else ""
-        limit = "" if row.rate_limit is None else f" of {row.rate_limit:g}"
-        table.add_row(
-            row.flow,
-            row.type,
-            escaped(_state(row)),
-            str(row.lag),
-            took(row.lag_us),
-            f"{row.rate:.1f}{limit}",
-            str(row.events),
-            str(row.dead_letters),
-            escaped(held + more),
-            str(row.lanes),
-            f"{row.epoch}/{row.generation}",
-        )
-    out.print(table if rows else "No flows yet. Deploy an app with: edge deploy FILE")
+        yield f"holds back {names}{more}"
 
 
 def pause(flow: FlowName, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
@@ -171,18 +178,12 @@ def moment(offset: str, since: str) -> Moment | None:
     return parse(since, SystemClock().now()) if since else None
 
 
-def _state(row: FlowRow) -> str:
-    quiet = f", quiet until record {row.quiet_until}" if row.quiet_until >= 0 else ""
-    return (f"waiting: {row.waiting}" if row.state == "waiting" else row.state) + quiet
-
-
 def _say(row: FlowRow, as_json: bool) -> None:
     if as_json:
         print_json(row)
         return
-    rate = "no limit" if row.rate_limit is None else f"at most {row.rate_limit:g} events/s"
-    lanes = "1 lane" if row.lanes == 1 else f"{row.lanes} lanes"
-    out.print(f"[bold]{row.flow}[/] is {escaped(_state(row))}; {lanes}, {rate}, {row.lag} records behind")
+    remarks = "; ".join([f"{row.lag} records behind", *_remarks(row)])
+    out.print(f"[bold]{row.flow}[/] is {row.state}: {escaped(remarks)}", soft_wrap=True)
 
 
 def _say_rewound(found: Rewound, as_json: bool) -> None:
@@ -194,9 +195,8 @@ def _say_rewound(found: Rewound, as_json: bool) -> None:
         if found.send
         else f"nothing is sent to the outside up to record {found.head}"
     )
-    out.print(
-        f"[bold]{found.flow}[/] takes everything again from record {found.first} (epoch {found.epoch}); {sending}"
-    )
+    where = f"from record {found.first} (epoch {found.epoch})"
+    out.print(f"[bold]{found.flow}[/] takes everything again {where}; {sending}", soft_wrap=True)
 
 
 def _say_replayed(found: Replayed) -> None:

@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 import uvloop
-from rich.table import Table
 
 from edge_runtime import config
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, escaped, out, print_json
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, escaped, out, print_json, table
 from edge_runtime.cli.progress import guest_progress
 from edge_runtime.errors import ConfigError
 from edge_runtime.gateway import Gateway
@@ -116,22 +115,16 @@ def status(
         f" (p50 {door.p50 / 1e3:.2f} ms, p99 {door.p99 / 1e3:.2f} ms), {door.duplicates} repeated, {door.dead} dead,"
         f" {door.refused} refused, {door.failed_logins} failed logins"
     )
-    table = Table("flow", "type", "state", "events", "effects", "dead", "lag", "p50", "p99", "outside")
+    rows = table("flow", "state", "events", "effects", "dead", "lag", "p50 / p99 ms")
     for row in found.flows:
-        table.add_row(
-            row.flow,
-            row.type,
-            row.state,
-            str(row.events),
-            str(row.effects),
-            str(row.dead_letters),
-            str(row.lag),
-            f"{row.p50 / 1e3:.2f} ms",
-            f"{row.p99 / 1e3:.2f} ms",
-            "" if row.route is None else _route(row.route),
-        )
+        times = f"{row.p50 / 1e3:.2f} / {row.p99 / 1e3:.2f}"
+        counts = map(str, (row.events, row.effects, row.dead_letters, row.lag))
+        rows.add_row(row.flow, row.state, *counts, times)
     if found.flows:
-        out.print(table)
+        out.print(rows)
+    for row in found.flows:
+        if row.route is not None:
+            out.print(f"  [bold]{row.flow}[/] {_route(row.route)}", soft_wrap=True)
 
 
 def _route(counts: RouteCounts) -> str:

@@ -35,7 +35,7 @@ def trace(
     if as_json:
         print_json(found)
         return
-    out.print(_grown(Tree(_label(found.root)), found.root))
+    out.print(_grown(Tree(_label(found.root)), found.root), soft_wrap=True)
     if not found.complete:
         out.print(f"There may be more: the search ended at record {found.last} or at its limits.")
 

@@ -174,7 +174,7 @@ class DeadLetters:
     # Selecting
 
     def _check(self, selection: Selection) -> None:
-        known = {letter.flow for letter in self._open.values()} | set(self._flows.runners)
+        known = {INGRESS, *(letter.flow for letter in self._open.values()), *self._flows.runners}
         if selection.flow and selection.flow not in known:
             raise NotFound(f"there is no flow '{selection.flow}'", hint=nearest(selection.flow, known))
 
