@@ -201,3 +201,17 @@ async def test_what_cannot_be_stored_takes_nobody_with_it(tmp_path: Path) -> Non
         await bad
     assert [(await found).placed for found in (good, other)] == [[Placed.STORED], [Placed.STORED]]
     await journal.close()
+
+
+async def test_a_listener_that_fails_keeps_nobody_in_the_dark(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    heard: list[Stored] = []
+
+    def defect(_: object) -> None:
+        raise ZeroDivisionError
+
+    journal.listen(defect)
+    journal.listen(heard.extend)
+    assert (await journal.append([event(0)])).placed == [Placed.STORED]
+    assert len(heard) == 1
+    await journal.close()

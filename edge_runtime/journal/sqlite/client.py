@@ -7,6 +7,7 @@ together with the next. `max_delay` stretches that, to write less to flash that 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -58,6 +59,7 @@ MAX_WAITING_BYTES = 64 << 20
 START_SECONDS = 60.0
 """A start on a slow SD card after a crash reads back at most one snapshot's worth; this is far beyond it."""
 
+_log = logging.getLogger("edge.journal")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
 
@@ -275,7 +277,11 @@ class SqliteJournal(asyncio.Protocol):
     def _tell(self, stored: list[Stored]) -> None:
         if stored:
             for listener in self._listeners:
-                listener(stored)
+                try:
+                    listener(stored)
+                except Exception:
+                    # A defect of one listener must not keep the others, or those who wait for the fsync, in the dark.
+                    _log.exception("somebody who follows the journal failed on records %d on", stored[0].offset)
 
     # Talking to the writer
 
