@@ -31,6 +31,7 @@ PLACE = Path("/var/tmp")
 """Unlike /tmp, never in memory only, where an fsync would cost nothing."""
 BATCHES = (1, 50, 1000)
 CALLERS = 50
+BOARDS = 50
 RATES = (1000, 5000, 20_000)
 GROUPS = {1: 3000, 10: 1500, 100: 400, 1000: 60}
 """Sizes of groups, and how many of them: several times what the write-ahead log holds before it is copied back."""
@@ -43,9 +44,9 @@ Write = Callable[[Sequence[Event]], Awaitable[object]]
 
 def event(number: int) -> Event:
     """About 100 bytes on disk."""
-    device = f"bench-{number % 50}"
+    seq, board = divmod(number, BOARDS)
     data = {"temperature": 21.5, "humidity": 40.25, "battery": 3.71, "n": number}
-    return Event(device, b"8 bytes.", number, "climate", number, number, data)
+    return Event(f"bench-{board}", b"8 bytes.", seq, "climate", number, number, data)
 
 
 class Bare:

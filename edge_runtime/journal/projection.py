@@ -56,6 +56,8 @@ class Projection:
         """The boots whose intervals have changed; whoever saves them empties it."""
         self._load_boot = load_boot
         self._digests: OrderedDict[tuple[str, bytes, int], bytes] = OrderedDict()
+        self._fresh: dict[tuple[str, bytes, int], bytes] = {}
+        """Digests of what was placed last, which `apply` is most likely about: computing one costs two microseconds."""
 
     def tables(self) -> Tables:
         """A copy that later changes do not reach."""
@@ -77,7 +79,7 @@ class Projection:
         """
         placed: list[Placed] = []
         stored: list[Record] = []
-        fresh: dict[tuple[str, bytes, int], bytes] = {}
+        fresh = self._fresh = {}
         ended: set[bytes] = set()
         for record in records:
             verdict = Placed.STORED
@@ -137,7 +139,8 @@ class Projection:
         """Keep the digests of events, to tell a repeat from a conflict; the oldest make room."""
         for record in records:
             if type(record) is Event and record.origin is None:
-                self._digests[record.device, record.boot, record.seq] = content_digest(record)
+                key = (record.device, record.boot, record.seq)
+                self._digests[key] = self._fresh.get(key) or content_digest(record)
         while len(self._digests) > RECENT:
             self._digests.popitem(last=False)
 

@@ -55,6 +55,8 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True, tag="dead-letter"
     payload: bytes = b""
     version: str = ""
     attempts: int = 1
+    at: int = -1
+    """Where the flow met the event: the offset of the event, or of the retry by which it came again."""
 
 
 class Retry(msgspec.Struct, frozen=True, array_like=True, tag="retry"):
@@ -65,6 +67,8 @@ class Retry(msgspec.Struct, frozen=True, array_like=True, tag="retry"):
     """The offset of the dead letter."""
     event: Event
     time: int
+    at: int = -1
+    """As in the dead letter."""
 
 
 class Dropped(msgspec.Struct, frozen=True, array_like=True, tag="dropped"):
@@ -87,6 +91,10 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     paused: bool = False
     quiet_until: int = -1
     """Up to this offset it only catches up: commands and deliveries to the outside are withheld."""
+    again_after: int = -1
+    again_until: int = -1
+    """The last rewind went back to behind the first and came when the journal ended with the second. Between them,
+    retries of events that are taken again themselves are passed over: each event takes effect once per epoch."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
