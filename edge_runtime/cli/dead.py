@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, escaped, out, print_json, table
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, escaped, out, print_json
 from edge_runtime.cli.devices import check_device
 from edge_runtime.clock import SystemClock
 from edge_runtime.flows.deadletters import Selection, Settled
@@ -48,12 +48,12 @@ def list_(
         print_json(found)
         return
     now = SystemClock().now()
-    shown_rows = table("offset", "age", "flow", "reason", "device", "kind", "tries", "what went wrong")
     for row in found.letters:
-        columns = (str(row.offset), ago(row.time, now), row.flow, row.reason, row.device, row.kind, str(row.attempts))
-        shown_rows.add_row(*columns, escaped(row.summary))
-    if found.letters:
-        out.print(shown_rows)
+        tries = f"{row.attempts} tries" if row.attempts > 1 else "1 try"
+        facts = (f"[bold]{row.offset:>8}[/]", f"{ago(row.time, now)} ago", row.flow, f"[red]{row.reason}[/]")
+        out.print("  ".join((*facts, row.device, row.kind, tries)), soft_wrap=True)
+        if row.summary:
+            out.print(f"          [dim]{escaped(row.summary)}[/]", soft_wrap=True)
     hidden = found.open - len(found.letters)
     if hidden or not found.letters:
         out.print(f"{found.open} dead letters are open" + (f", {hidden} of them not shown." if hidden else "."))
@@ -106,7 +106,7 @@ def retry(
     with connect(config_path) as client:
         check_device(client, device)
         found = client.retry(Selection(offsets or [], every, flow, device, reason))
-    _say(found, "go to their flows again", as_json)
+    _say(found, "Handed to their flows again", as_json)
 
 
 def drop(
@@ -122,7 +122,7 @@ def drop(
     with connect(config_path) as client:
         check_device(client, device)
         found = client.drop(Selection(offsets or [], every, flow, device, reason))
-    _say(found, "dropped", as_json)
+    _say(found, "Dropped", as_json)
 
 
 def export(
@@ -143,6 +143,6 @@ def _say(found: Settled, what: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    out.print(f"{len(found.letters)} dead letters {what}.")
+    out.print(f"{what}: {len(found.letters)} dead letters.")
     for why, number in found.skipped.items():
         out.print(f"{number} not: {escaped(why)}.")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 import typer
-from rich.tree import Tree
 
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, escaped, out, print_json
 from edge_runtime.cli.flows import moment
-from edge_runtime.flows.lineage import Node
+from edge_runtime.flows.lineage import Node, Step
 from edge_runtime.planes.api_operations import TraceRequest
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.moments import shown
@@ -35,18 +35,25 @@ def trace(
     if as_json:
         print_json(found)
         return
-    out.print(_grown(Tree(_label(found.root)), found.root), soft_wrap=True)
+    for line in (_label(found.root), *_branches(found.root)):
+        out.print(line, soft_wrap=True)
     if not found.complete:
         out.print(f"There may be more: the search ended at record {found.last} or at its limits.")
 
 
-def _grown(tree: Tree, node: Node) -> Tree:
-    for step in node.steps:
-        if step.type == "route" or step.state != "done":
-            tree.add(f"[dim]{step.type}[/] {step.flow}: {_coloured(step.state)}")
-    for effect in node.effects:
-        _grown(tree.add(_label(effect)), effect)
-    return tree
+def _branches(node: Node, before: str = "") -> Iterator[str]:
+    """The lines below a node, each behind the strokes that make it a tree."""
+    steps = [step for step in node.steps if step.type == "route" or step.state != "done"]
+    parts: list[Step | Node] = [*steps, *node.effects]
+    left = len(parts)
+    for part in parts:
+        left -= 1
+        mine, below = ("├── ", "│   ") if left else ("└── ", "    ")
+        if isinstance(part, Node):
+            yield before + mine + _label(part)
+            yield from _branches(part, before + below)
+        else:
+            yield f"{before}{mine}[dim]{part.type}[/] {part.flow}: {_coloured(part.state)}"
 
 
 def _label(node: Node) -> str:

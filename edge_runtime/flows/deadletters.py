@@ -151,7 +151,7 @@ class DeadLetters:
                     skipped[why] = skipped.get(why, 0) + 1
                 elif letter.event is not None:
                     late = msgspec.structs.replace(letter.event, late=True)
-                    records.append(Retry(letter.flow, offset, late, now))
+                    records.append(Retry(letter.flow, offset, late, now, letter.at))
             await self._append(records)
             return Settled([record.letter for record in records if isinstance(record, Retry)], skipped)
 

@@ -101,7 +101,16 @@ class Flows:
             raise EdgeError(f"the journal ends at record {self.feed.head}")
         epoch = self.find(name).state.epoch + 1
         until = self.feed.head if quiet else -1
-        return await self._change(name, epoch=epoch, cursor=cursor, slots={}, held={}, quiet_until=until)
+        return await self._change(
+            name,
+            epoch=epoch,
+            cursor=cursor,
+            slots={},
+            held={},
+            quiet_until=until,
+            again_after=cursor,
+            again_until=self.feed.head,
+        )
 
     async def scale(self, name: str, lanes: int) -> None:
         """Let so many batches of the flow be under way at a time (1 to 64)."""

@@ -171,9 +171,13 @@ class Runner:
             if not self.flow.wants(record):
                 return None
             return Item(stored.offset, record, self.flow.key(record))
-        if type(record) is Retry and record.flow == self.flow.name:
+        if type(record) is Retry and record.flow == self.flow.name and not self._again(stored.offset, record):
             return Item(stored.offset, record.event, self.flow.key(record.event))
         return None
+
+    def _again(self, offset: int, retry: Retry) -> bool:
+        """Whether a rewind has the event itself taken again, so that its retry from before the rewind is void."""
+        return offset <= self.state.again_until and retry.at > self.state.again_after
 
     def _lane_of(self, key: str) -> Lane:
         return self._held.get(key) or self._lanes[slot_of(key) % len(self._lanes)]
@@ -255,7 +259,7 @@ class Runner:
             if isinstance(result, Done):
                 new = [record for record in result.effects if not (quiet and type(record) is Command)]
             else:
-                letter = self._judge(lane, result)
+                letter = self._judge(lane, item, result)
                 if letter is None or self.flow.policy.on_error != "skip":
                     failed[item.key] = letter is not None
                     effects += [] if letter is None else [letter]
@@ -267,13 +271,13 @@ class Runner:
             settled.append(item)
         return settled, effects, failed
 
-    def _judge(self, lane: Lane, result: Failed) -> DeadLetter | None:
+    def _judge(self, lane: Lane, item: Item, result: Failed) -> DeadLetter | None:
         """The dead letter of an event on which the flow has failed for the last time; None if it is tried again."""
         attempts = lane.attempts + 1
         if result.retry and attempts <= self.flow.policy.retries:
             self.stats.retries += 1
             return None
-        return msgspec.structs.replace(result.letter, attempts=attempts)
+        return msgspec.structs.replace(result.letter, attempts=attempts, at=item.offset)
 
     async def _settle(
         self, lane: Lane, settled: frozenset[int], effects: Sequence[Record], failed: Mapping[str, bool]

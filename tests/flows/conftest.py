@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import pytest
+
+from edge_runtime.clock import ManualClock
 from edge_runtime.events import Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
+from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.ports import Unavailable
+from edge_runtime.flows.runner import LONGEST_WAIT
+from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, DeadLetter
 
+T = TypeVar("T")
 BOOT = b"8 bytes."
 
 
@@ -52,6 +61,50 @@ class Orders:
                 origin = Origin(self.name, turn.epoch, item.id, 0)
                 results.append(Done([Command(item.device, "fan", {}, 1, 10**18, origin)]))
         return Taken(results)
+
+
+class House:
+    """Flows over the restricted journal, in virtual time."""
+
+    def __init__(self, journal: MemoryJournal | None = None) -> None:
+        self.journal = journal or MemoryJournal()
+        self.clock = ManualClock()
+
+    async def open(self) -> House:
+        self.flows = Flows(self.journal, await self.journal.tables(), self.clock, random.Random(1))
+        return self
+
+    async def after_restart(self) -> House:
+        """The same after a clean stop and a start."""
+        await self.flows.stop()
+        return await House(MemoryJournal(self.journal.records())).open()
+
+    async def after_crash(self) -> House:
+        """The same after everything was lost that the journal does not hold."""
+        records = self.journal.records()
+        for runner in self.flows.runners.values():
+            for task in runner._tasks():
+                task.cancel()
+        return await House(MemoryJournal(records)).open()
+
+    async def time(self, rounds: int = 1) -> None:
+        """Let so much time pass that everything that waits is due."""
+        for _ in range(rounds):
+            self.clock.advance(LONGEST_WAIT)
+            await turns(60)
+
+    def of(self, kind: type[T]) -> list[T]:
+        """The records of a kind, in order."""
+        return [record for record in self.journal.records() if isinstance(record, kind)]
+
+    def causes(self) -> list[str]:
+        """The events that commands answer to, in the order of the commands."""
+        return [command.origin.cause for command in self.of(Command)]
+
+
+@pytest.fixture
+async def house() -> House:
+    return await House().open()
 
 
 async def turns(number: int = 50) -> None:

@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
+import msgspec
 import pytest
 
-from edge_runtime.clock import ManualClock
 from edge_runtime.errors import EdgeError, NotFound
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Policy
-from edge_runtime.flows.flows import SAVE_EVERY, Flows
+from edge_runtime.flows.flows import SAVE_EVERY
 from edge_runtime.flows.lane import MAX_PENDING
-from edge_runtime.flows.runner import LONGEST_WAIT
-from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, DeadLetter, Retry
-from tests.flows.conftest import Orders, event, turns
-
-
-class House:
-    def __init__(self, journal: MemoryJournal | None = None) -> None:
-        self.journal = journal or MemoryJournal()
-        self.clock = ManualClock()
-
-    async def open(self) -> House:
-        self.flows = Flows(self.journal, await self.journal.tables(), self.clock, random.Random(1))
-        return self
-
-    async def after_restart(self) -> House:
-        await self.flows.stop()
-        return await House(MemoryJournal(self.journal.records())).open()
-
-    async def time(self, rounds: int = 1) -> None:
-        for _ in range(rounds):
-            self.clock.advance(LONGEST_WAIT)
-            await turns(60)
-
-    def of(self, kind: type) -> list:  # type: ignore[type-arg]
-        return [record for record in self.journal.records() if isinstance(record, kind)]
-
-    def causes(self) -> list[str]:
-        return [command.origin.cause for command in self.of(Command)]
-
-
-@pytest.fixture
-async def house() -> House:
-    return await House().open()
+from tests.flows.conftest import House, Orders, event, turns
 
 
 def two_devices(count: int) -> list[Event]:
@@ -215,6 +182,30 @@ async def test_a_rewind_takes_everything_again_in_a_new_epoch_and_withholds_comm
     await turns()
     assert len(house.of(Command)) == 4 + 4
     assert len({command.id for command in house.of(Command)}) == 8
+    await house.flows.stop()
+
+
+@pytest.mark.parametrize(("behind", "again"), [("the start", [0, 1]), ("the failing event", [1]), ("all", [])])
+async def test_each_event_takes_effect_once_after_a_rewind_though_it_was_retried(
+    house: House, behind: str, again: list[int]
+) -> None:
+    flow = Orders(policy=Policy(retries=0))
+    await house.flows.install(flow)
+    flow.broken = lambda item: item.seq == 1 and not item.late
+    await house.journal.append([event(0), event(1)])
+    await turns()
+    (letter,) = house.of(DeadLetter)
+    at = house.journal.records().index(letter)
+    assert house.journal.records()[letter.at] == letter.event == event(1)
+    late = msgspec.structs.replace(event(1), late=True)
+    await house.journal.append([Retry("app.f", at, late, 5, letter.at)])
+    await turns()
+    assert house.causes() == [event(0).id, event(1).id]
+    flow.broken = lambda item: False
+    cursor = {"the start": -1, "the failing event": letter.at, "all": house.flows.feed.head}[behind]
+    await house.flows.rewind("app.f", cursor, quiet=False)
+    await turns()
+    assert house.causes()[2:] == [event(seq).id for seq in again]
     await house.flows.stop()
 
 

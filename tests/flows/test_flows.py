@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 
-import pytest
-
-from edge_runtime.clock import ManualClock
 from edge_runtime.events import Event
 from edge_runtime.flows.feed import Feed
-from edge_runtime.flows.flows import SAVE_EVERY, Flows
+from edge_runtime.flows.flows import SAVE_EVERY
 from edge_runtime.flows.runner import FIRST_WAIT, LONGEST_WAIT
-from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, FlowState, Progress
-from tests.flows.conftest import Orders, event, turns
-
-
-class House:
-    """Flows over a journal; `crash` starts anew from what the journal holds."""
-
-    def __init__(self, journal: MemoryJournal | None = None) -> None:
-        self.journal = journal or MemoryJournal()
-        self.clock = ManualClock()
-
-    async def open(self) -> House:
-        self.flows = Flows(self.journal, await self.journal.tables(), self.clock, random.Random(1))
-        return self
-
-    async def crash(self) -> House:
-        after = House(MemoryJournal(self.journal.records()))
-        for runner in self.flows.runners.values():
-            if runner._task is not None:
-                runner._task.cancel()
-        return await after.open()
-
-    def commands(self) -> list[Command]:
-        return [record for record in self.journal.records() if isinstance(record, Command)]
-
-
-@pytest.fixture
-async def house() -> House:
-    return await House().open()
+from tests.flows.conftest import House, Orders, event, turns
 
 
 async def test_every_event_has_its_effect_once_and_in_order(house: House) -> None:
@@ -53,7 +21,7 @@ async def test_every_event_has_its_effect_once_and_in_order(house: House) -> Non
         await turns(3)
     await turns()
     assert [item.seq for item in flow.taken] == list(range(1000))
-    assert len(house.commands()) == 1000
+    assert len(house.of(Command)) == 1000
     await house.flows.stop()
 
 
@@ -62,10 +30,10 @@ async def test_after_a_crash_nothing_is_missing_and_nothing_doubled(house: House
     await house.journal.append([event(seq) for seq in range(10)])
     await turns()
     await house.journal.append([event(seq) for seq in range(10, 20)])
-    after = await house.crash()
+    after = await house.after_crash()
     await after.flows.install(Orders(), resume=True)
     await turns()
-    commands = after.commands()
+    commands = after.of(Command)
     assert len(commands) == len({command.id for command in commands}) == 20
     await after.flows.stop()
 
@@ -123,11 +91,11 @@ async def test_a_target_that_is_away_costs_nothing_but_time(house: House) -> Non
     await house.flows.install(flow)
     await house.journal.append([event(seq) for seq in range(6)])
     await turns()
-    assert len(house.commands()) == 3, "what could be done is committed"
+    assert len(house.of(Command)) == 3, "what could be done is committed"
     assert "away" in house.flows.runners["app.f"].stats.waiting
     flow.out_of_reach = lambda item: False
     await turns()
-    assert len(house.commands()) == 3, "it waits before it tries again"
+    assert len(house.of(Command)) == 3, "it waits before it tries again"
     house.clock.advance(FIRST_WAIT)
     await turns()
     assert [item.seq for item in flow.taken] == [0, 1, 2, 3, 4, 5]
@@ -162,11 +130,11 @@ async def test_a_full_journal_stops_the_effects_and_loses_none(house: House) -> 
     await house.flows.install(flow)
     house.journal.full = True
     await turns()
-    assert house.commands() == []
+    assert house.of(Command) == []
     house.journal.full = False
     house.clock.advance(FIRST_WAIT)
     await turns()
-    assert len(house.commands()) == 3
+    assert len(house.of(Command)) == 3
     await house.flows.stop()
 
 
@@ -190,7 +158,7 @@ async def test_a_commit_of_an_old_generation_is_refused_and_its_runner_ends(hous
     await house.journal.append([FlowState(state.flow, state.generation + 1, state.epoch, state.cursor)])
     await house.journal.append([event(0)])
     await turns()
-    assert house.commands() == []
+    assert house.of(Command) == []
     task = house.flows.runners["app.f"]._task
     assert task is not None
     assert task.done()
@@ -232,7 +200,7 @@ async def test_a_defect_in_a_flow_is_seen_and_loses_nothing(house: House) -> Non
     flow.out_of_reach = lambda item: False
     house.clock.advance(FIRST_WAIT)
     await turns()
-    assert len(house.commands()) == 1
+    assert len(house.of(Command)) == 1
     await house.flows.stop()
 
 
