@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from edge_runtime.events import Event
-from edge_runtime.journal.records import FlowState, Gap, Record
+from edge_runtime.journal.records import FlowState, Gap, Record, Retry
 
 
 class Retention(msgspec.Struct, frozen=True, array_like=True):
@@ -39,6 +39,8 @@ class Old(msgspec.Struct, frozen=True):
     """Offsets of its events."""
     newest: int
     """The latest time of arrival among its events; 0 if it has none."""
+    retries: list[tuple[str, int]] = []
+    """Dead letters' events that are handed to a flow once more: the flow, and the offset."""
 
     @classmethod
     def of(cls, first: int, records: Sequence[Record], size: int) -> Old:
@@ -50,7 +52,15 @@ class Old(msgspec.Struct, frozen=True):
             size,
             [offset for offset, _ in events],
             max((event.received for _, event in events), default=0),
+            [(record.flow, offset) for offset, record in enumerate(records, first) if type(record) is Retry],
         )
+
+    def needed(self, flow: str, dealt: int) -> list[int]:
+        """What there is in it for a flow that has dealt with everything up to `dealt`."""
+        if dealt >= self.last:
+            return []
+        retries = [offset for name, offset in self.retries if name == flow]
+        return sorted(offset for offset in (*self.events, *retries) if offset > dealt)
 
 
 class Follower(msgspec.Struct):
@@ -106,12 +116,11 @@ def plan(
     for batch in batches:
         if surplus <= 0 and not _aged(batch, limits):
             break
-        losers = [flow for flow in flows if batch.events and flow.dealt < batch.events[-1]]
-        if urgent <= 0 and any(flow.behind <= budget for flow in losers):
+        losers = [(flow, needed) for flow in flows if (needed := batch.needed(flow.flow, flow.dealt))]
+        if urgent <= 0 and any(flow.behind <= budget for flow, _ in losers):
             break
-        for flow in losers:
-            first = next(offset for offset in batch.events if offset > flow.dealt)
-            lost[flow.flow] = (lost.get(flow.flow, (first, 0))[0], batch.events[-1])
+        for flow, needed in losers:
+            lost[flow.flow] = (lost.get(flow.flow, (needed[0], 0))[0], needed[-1])
             flow.behind -= batch.size
         upto = batch.last
         surplus -= batch.size

@@ -13,6 +13,7 @@ from edge_runtime.errors import StorageError
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Placed
 from edge_runtime.journal.records import Device, FlowState, Gap, Progress, Record
+from edge_runtime.journal.sqlite import store as store_module
 from edge_runtime.journal.sqlite.backup import backup, restore
 from edge_runtime.journal.sqlite.client import SqliteJournal
 from edge_runtime.journal.sqlite.damage import LOST, examine, salvage
@@ -128,6 +129,30 @@ def test_damaged_tables_stop_the_start_and_are_rebuilt(tmp_path: Path) -> None:
     assert (tables.flows["app.quick"].cursor, tables.flows["app.slow"].cursor) == (402, -1)
     (done,) = store.write([Op([event(seq) for seq in range(EVENTS)])])
     assert len(done.others) == EVENTS
+    store.close()
+
+
+async def test_a_start_on_damage_is_refused_in_words(tmp_path: Path) -> None:
+    make(tmp_path / "journal.db")
+    delete(tmp_path / "journal.db", "first < 103")
+    with pytest.raises(StorageError, match="records 0 to 102 are missing"):
+        await SqliteJournal.open(tmp_path / "journal.db")
+    make(tmp_path / "other.db")
+    flip(tmp_path / "other.db", b"value-00390")
+    with pytest.raises(StorageError, match="batch at record 393 does not match"):
+        await SqliteJournal.open(tmp_path / "other.db")
+
+
+async def test_damage_in_the_middle_is_told_to_who_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "journal.db")
+    monkeypatch.setattr(store_module, "RECENT", 0)
+    flip(tmp_path / "journal.db", b"value-00203")
+    store = Store(tmp_path / "journal.db")
+    assert store.read(-1, 100)
+    with pytest.raises(StorageError, match="batch at record 203"):
+        store.read(202, 100)
+    (done,) = store.write([Op([event(10_000)])])
+    assert done.first == 404
     store.close()
 
 

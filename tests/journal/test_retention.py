@@ -14,7 +14,7 @@ from edge_runtime.errors import StorageFull
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Placed
 from edge_runtime.journal.memory import MemoryJournal
-from edge_runtime.journal.records import DeadLetter, Device, FlowState, Gap, Progress, Record, Stored, Trimmed
+from edge_runtime.journal.records import DeadLetter, Device, FlowState, Gap, Progress, Record, Retry, Stored, Trimmed
 from edge_runtime.journal.retention import Follower, Limits, Old, Retention, lifted, plan
 from edge_runtime.journal.sqlite.messages import Op
 from edge_runtime.journal.sqlite.store import Store
@@ -290,6 +290,12 @@ def test_nothing_goes_unseen(
             assert urgent > 0 or flow.behind > budget
         else:
             assert flow.flow not in lost
+
+
+def test_an_event_that_is_tried_again_is_needed_by_its_flow_alone() -> None:
+    batch = Old.of(10, [Progress("f", 1, 3), Retry("f", 4, event(1), NOW), Trimmed(2, NOW)], 100)
+    flows = [Follower("f", 3, 1 << 20), Follower("g", 3, 1 << 20)]
+    assert plan([batch], flows, Limits(1, 0, -1, None, NOW), 0) == (12, [("f", 11, 11)])
 
 
 def test_a_gap_lifts_what_is_behind_it_and_nothing_else() -> None:
