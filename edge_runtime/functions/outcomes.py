@@ -77,6 +77,8 @@ def _check_success(outcome: Success, event: Event, limits: Limits) -> None:
                 raise _Refused(f"a command to '{effect.device}' was not granted", "error")
             if not NAME.fullmatch(effect.name) or not 0 < effect.ttl <= MAX_TTL:
                 raise _Refused("a command is malformed")
+            if effect.key and not NAME.fullmatch(effect.key):
+                raise _Refused("a command's key is malformed")
             _check_plain(effect.args)
         else:
             if not NAME.fullmatch(effect.kind):

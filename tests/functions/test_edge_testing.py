@@ -58,6 +58,19 @@ def test_an_app_runs_all_functions_of_a_kind() -> None:
         run(test_an_app_runs_all_functions_of_a_kind, "door", {})
 
 
+def test_a_command_may_have_a_key_by_which_the_newest_stands() -> None:
+    local = App("local")
+
+    @local.on("k")
+    def keyed(event: Event, ctx: Context) -> None:
+        ctx.command(event.device, "fan", key=event.data)
+
+    assert run(local, "k", "fan").commands == [Command("test", "fan", key="fan")]
+    assert run(local, "k", "").commands == [Command("test", "fan")]
+    with pytest.raises(FunctionFailed, match="'two words' is not a command's key"):
+        run(local, "k", "two words")
+
+
 def test_print_works_again_after_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     run(overheat, "climate", {"temperature": 31})
     print("here")
@@ -73,6 +86,8 @@ def test_the_manifest_names_the_triggers() -> None:
         "kind": "climate",
         "where": "temperature > 30",
         "start": "latest",
+        "retries": 2,
+        "on_error": "skip",
     }
     assert triggers[3]["to"] == "cloud"
 

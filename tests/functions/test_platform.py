@@ -58,13 +58,13 @@ def f(event, ctx):
     ctx.emit("summary", {"n": event.seq})
     ctx.log("two", level="warning")
     print("three", file=sys.stderr)
-    ctx.command(event.device, "fan", [1, 2.5, None, True], expires="5m")
+    ctx.command(event.device, "fan", [1, 2.5, None, True], expires="5m", key="fan")
     print("four", end="")
 """
     ref = await deploy(platform, app(body))
     [outcome] = await platform.invoke(ref("f"), [event()])
     success = ok(outcome)
-    assert success.effects == [Emit("summary", {"n": 1}), Order("b1", "fan", [1, 2.5, None, True], 300_000_000)]
+    assert success.effects == [Emit("summary", {"n": 1}), Order("b1", "fan", [1, 2.5, None, True], 300_000_000, "fan")]
     lines = [("info", "one 1"), ("warning", "two"), ("warning", "three"), ("info", "four")]
     assert success.logs == [LogLine(*line) for line in lines]
 

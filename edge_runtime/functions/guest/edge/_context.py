@@ -52,11 +52,14 @@ class Context:
         self._partial = ""
         self._exceeded = ""
 
-    def command(self, device: str, name: str, args: Any = None, *, expires: float | str = "60s") -> None:
+    def command(self, device: str, name: str, args: Any = None, *, expires: float | str = "60s", key: str = "") -> None:
         """Order `device` to do something, once the call has succeeded and its effects are stored.
 
         `args` are plain values, usually a dict. A device that does not connect before `expires` (seconds, or text
         such as "90s" or "5m") never gets the command. Only the device that caused the event can be commanded.
+
+        With a `key`, the newest command stands: it replaces those with the same key that the device has not answered
+        yet, whichever app gave them.
         """
         if device != self._event.device:
             raise NotGranted(
@@ -64,7 +67,13 @@ class Context:
             )
         _check_name(name, "a command's name")
         ttl = _microseconds(expires)
-        self._effect(f'{{"type":"command","device":{dumps(device)},"name":"{name}","args":{dumps(args)},"ttl":{ttl}}}')
+        latest = ""
+        if key:
+            _check_name(key, "a command's key")
+            latest = f',"key":"{key}"'
+        self._effect(
+            f'{{"type":"command","device":{dumps(device)},"name":"{name}","args":{dumps(args)},"ttl":{ttl}{latest}}}'
+        )
 
     def emit(self, kind: str, data: Any) -> None:
         """Put a new event of `kind` into the log, under the device of the event at hand; `data` is plain values."""

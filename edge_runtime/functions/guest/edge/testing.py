@@ -37,6 +37,7 @@ class Command:
     args: Any = None
     expires: float = 60.0
     """Seconds."""
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ def _collect(outcome: dict[str, Any], result: Result) -> None:
     result.logs += logs
     for effect in outcome.get("effects", ()):
         if effect["type"] == "command":
-            command = Command(effect["device"], effect["name"], effect["args"], effect["ttl"] / 1e6)
+            command = Command(
+                effect["device"], effect["name"], effect["args"], effect["ttl"] / 1e6, effect.get("key", "")
+            )
             result.commands.append(command)
         else:
             result.emitted.append(Emitted(effect["kind"], effect["data"]))
