@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from edge_runtime.errors import StorageError, StorageFull
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Placed
 from edge_runtime.journal.records import FlowState, Progress, Record
+from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite import store as store_module
 from edge_runtime.journal.sqlite.messages import LENGTH, Op, Reply, TablesReply, Write, Written, frame
+from edge_runtime.journal.sqlite.reserve import Reserve
 from edge_runtime.journal.sqlite.store import Store
 from edge_runtime.journal.sqlite.writer import EXIT_FSYNC_FAILED
 from tests.journal.power import Disk
@@ -162,3 +165,89 @@ def test_no_room_to_make_a_journal() -> None:
         Store(PATH, vfs=disk.vfs)
     disk.left = None
     Store(PATH, vfs=disk.vfs).close()
+
+
+class Shared(Disk):
+    """A disk of a certain size."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+
+    def change(self, what: str, name: str, at: int = 0, data: bytes = b"") -> None:
+        if what == "write":
+            grown = max(0, at + len(data) - len(self.files[name]))
+            if sum(map(len, self.files.values())) + grown > self.capacity:
+                raise apsw.FullError("no space left on device")
+        super().change(what, name, at, data)
+
+
+class Kept(Reserve):
+    """A reserve on that disk."""
+
+    def __init__(self, disk: Shared, size: int) -> None:
+        self._disk, self._bytes = disk, size
+        self.held = False
+
+    def take(self) -> bool:
+        used = sum(map(len, self._disk.files.values()))
+        if not self.held and self._disk.capacity - used >= 2 * self._bytes:
+            self._disk.capacity -= self._bytes
+            self.held = True
+        return self.held
+
+    def release(self) -> None:
+        self._disk.capacity += self._bytes
+        self.held = False
+
+
+def test_a_full_disk_below_the_quota_gives_up_its_reserve_and_works_itself_free() -> None:
+    disk = Shared(4 << 20)
+    reserve = Kept(disk, 1 << 20)
+    store = Store(PATH, 1 << 30, vfs=disk.vfs, reserve=reserve)
+    assert disk.capacity == 3 << 20
+    store.write([Op([FlowState("app.flow", 1, 0, -1)])])
+    stored = 0
+    while reserve.held:
+        try:
+            store.write([Op([event(stored)])])
+            stored += 1
+        except StorageFull:
+            pass
+        store.maintain(idle=stored % 50 == 0)
+    # Events are refused, one by one; what works off the backlog goes on.
+    for cursor in range(300):
+        refused, progress = store.write([Op([event(10**6)]), Op([Progress("app.flow", 1, cursor)], "app.flow", 1)])
+        assert (refused.full, progress.full) == (True, False)
+        store.maintain(idle=False)
+    store.close()
+    # Then retention is allowed to remove something: events come in again, although the disk has no more room.
+    store = Store(PATH, 1 << 30, Retention(max_bytes=1 << 20), disk.vfs, reserve)
+    while store.maintain(idle=True)[0]:
+        pass
+    again = 0
+    for seq in range(20_000, 22_000):
+        with contextlib.suppress(StorageFull):
+            (done,) = store.write([Op([event(seq)])])
+            again += not done.full
+        store.maintain(idle=False)
+    assert again > 1990
+    assert not reserve.held
+    disk.capacity += 4 << 20
+    store.maintain(idle=True)
+    assert disk.capacity == 7 << 20, "with room on the disk the reserve is set aside again"
+    store.close()
+
+
+def test_the_reserve_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db-reserve"
+    reserve = Reserve(path, 1 << 20)
+    assert not reserve.held
+    assert reserve.take()
+    assert path.stat().st_blocks * 512 >= 1 << 20
+    assert Reserve(path, 1 << 20).held
+    reserve.release()
+    assert (reserve.held, path.exists()) == (False, False)
+    huge = Reserve(path, 1 << 60)
+    assert not huge.take()
+    assert not path.exists()

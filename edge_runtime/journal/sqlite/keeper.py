@@ -10,6 +10,7 @@ import apsw
 from edge_runtime.journal.projection import Projection
 from edge_runtime.journal.retention import Limits, Old, Retention, followers, plan
 from edge_runtime.journal.sqlite.database import PAGE_SIZE, pragma
+from edge_runtime.journal.sqlite.reserve import Reserve
 from edge_runtime.journal.sqlite.rows import checked
 
 RESERVE_SHARE = 0.05
@@ -29,15 +30,22 @@ MARK_SECONDS = 900
 """Running time is saved at least this often: what a sudden end forgets only makes records stay longer."""
 
 
+def reserve_size(max_bytes: int) -> int:
+    """What of a quota is kept free of events."""
+    return min(max(int(max_bytes * RESERVE_SHARE), RESERVE_BYTES), max_bytes // 2)
+
+
 class Keeper:
     """One per open database. `total` counts the bytes of all records ever stored."""
 
-    def __init__(self, db: apsw.Connection, retention: Retention, max_bytes: int) -> None:
+    def __init__(
+        self, db: apsw.Connection, retention: Retention, max_bytes: int, reserve: Reserve | None = None
+    ) -> None:
         self._db = db
         self.retention = retention
         self.max_bytes = max_bytes
-        reserve = min(max(int(max_bytes * RESERVE_SHARE), RESERVE_BYTES), max_bytes // 2)
-        self._for_events = max_bytes - reserve
+        self.reserve = reserve
+        self._for_events = max_bytes - reserve_size(max_bytes)
         self._room = 0
         self._asked = 0
         self._counted = False
@@ -69,6 +77,10 @@ class Keeper:
         if need > self._room and not self._counted:
             # Counting pages costs as much as a small insert: it is done when an estimate, on the safe side, runs out.
             self._room = self._for_events - self.used() - self._asked - GROUP_OVERHEAD
+            if self.reserve is not None and not self.reserve.held:
+                # The disk is full: events may only go where others have been removed.
+                free = pragma(self._db, "freelist_count") * PAGE_SIZE
+                self._room = min(self._room, free - self._asked - SLICE_BYTES)
             self._counted = True
         self.full = need > self._room
         if self.full:
@@ -87,6 +99,13 @@ class Keeper:
         """A batch of `size` bytes that ends at `head` has been stored."""
         self.stored_head = head
         self.total += size
+
+    def disk_is_full(self) -> None:
+        """A write found no room: within the quota that means that the disk has none, and the reserve is needed."""
+        self.full = True
+        if self.reserve is not None and self.reserve.held and self.used() < self.max_bytes - GROUP_OVERHEAD:
+            self.reserve.release()
+        self._room = 0
 
     # Time
 
@@ -124,6 +143,8 @@ class Keeper:
         if surplus <= 0 and old < projection.first:
             return -1, []
         urgent = self.used() - int(self._for_events * URGENT_SHARE) if self.max_bytes else 0
+        if self.reserve is not None and not self.reserve.held:
+            urgent = max(urgent, surplus)
         limits = Limits(surplus, urgent, old, self.now - retention.max_age if self._trusted else None, self.now)
         flows = followers(projection.flows, projection.first, self._behind)
         return plan(self._oldest(), flows, limits, retention.flow_budget)

@@ -25,6 +25,7 @@ from edge_runtime.journal.sqlite.backup import copy
 from edge_runtime.journal.sqlite.database import PAGE_SIZE, FsyncFailed, is_failed_fsync, open_database
 from edge_runtime.journal.sqlite.keeper import SLICE_BYTES, Keeper
 from edge_runtime.journal.sqlite.messages import BackedUp, Done, Op
+from edge_runtime.journal.sqlite.reserve import Reserve
 from edge_runtime.journal.sqlite.rows import checked, damaged, encode, verify
 
 SNAPSHOT_EVERY = 4096
@@ -43,9 +44,20 @@ _decode_intervals = msgspec.msgpack.Decoder(seen.Intervals).decode
 
 
 class Store:
-    """One open database. `max_bytes` bounds the file; at the bound writing raises StorageFull (0: unbounded)."""
+    """One open database.
 
-    def __init__(self, path: Path, max_bytes: int = 0, retention: Retention = KEEP_ALL, vfs: str | None = None) -> None:
+    `max_bytes` bounds the file; at the bound writing raises StorageFull (0: unbounded). `reserve` is given up when
+    the disk is full, so that all but events can go on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int = 0,
+        retention: Retention = KEEP_ALL,
+        vfs: str | None = None,
+        reserve: Reserve | None = None,
+    ) -> None:
         self._path = path
         self._db = open_database(path, vfs)
         try:
@@ -56,10 +68,12 @@ class Store:
             self._projection = Projection(self._load_boot)
             self._snapshot_head = -1
             self._snapshot_bytes = 0
-            self._keeper = Keeper(self._db, retention, max_bytes)
+            self._keeper = Keeper(self._db, retention, max_bytes, reserve)
             self._untrimmed = 0
             self._no_space = False
             self._recover()
+            if reserve is not None:
+                reserve.take()
         except apsw.Error as error:
             self._db.close()
             raise damaged(str(error)) from error
@@ -223,7 +237,8 @@ class Store:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         if isinstance(error, apsw.FullError):
-            self._keeper.full = self._no_space = True
+            self._no_space = True
+            self._keeper.disk_is_full()
             return StorageFull(
                 "the journal is full: the disk or its quota has no room",
                 hint="Free disk space or raise journal.max_size; boards keep their readings meanwhile.",
@@ -282,6 +297,8 @@ class Store:
         Returns whether an idle writer should go on with another turn at once, and what was stored in this one.
         """
         stored: list[Stored] = []
+        if idle and self._keeper.reserve is not None:
+            self._keeper.reserve.take()
         if idle or self._keeper.full or self._untrimmed >= SLICE_BYTES // 2:
             # At least twice as fast as what comes in.
             self._untrimmed = 0
@@ -307,7 +324,9 @@ class Store:
 
     def _checkpoint(self, *, idle: bool) -> None:
         # Copied back, the write-ahead log is overwritten from its start: that needs no new space on a full disk.
-        if self._wal_pages <= (WAL_IDLE_PAGES if idle else WAL_RESTART_PAGES) and not self._no_space:
+        reserve = self._keeper.reserve
+        short = idle or (reserve is not None and not reserve.held)
+        if self._wal_pages <= (WAL_IDLE_PAGES if short else WAL_RESTART_PAGES) and not self._no_space:
             return
         self._no_space = False
         try:

@@ -15,6 +15,7 @@ import msgspec
 
 from edge_runtime.errors import StorageError, StorageFull
 from edge_runtime.journal.sqlite.database import FsyncFailed
+from edge_runtime.journal.sqlite.keeper import reserve_size
 from edge_runtime.journal.sqlite.messages import (
     LENGTH,
     Announce,
@@ -35,6 +36,7 @@ from edge_runtime.journal.sqlite.messages import (
     Written,
     frame,
 )
+from edge_runtime.journal.sqlite.reserve import Reserve
 from edge_runtime.journal.sqlite.store import Store
 
 IDLE_SECONDS = 0.2
@@ -155,7 +157,10 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     try:
         settings = msgspec.json.decode(sys.argv[2], type=Settings)
-        store = Store(Path(sys.argv[3]), settings.max_bytes, settings.retention)
+        path = Path(sys.argv[3])
+        size = reserve_size(settings.max_bytes)
+        reserve = Reserve(path.with_name(f"{path.name}-reserve"), size) if size else None
+        store = Store(path, settings.max_bytes, settings.retention, reserve=reserve)
     except StorageError as error:
         connection.sendall(frame(_encode(Failed(str(error), error.hint, isinstance(error, StorageFull)))))
         sys.exit(1)
