@@ -14,7 +14,7 @@ import msgspec
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, NotFound, nearest
 from edge_runtime.flows.flows import Flows
-from edge_runtime.flows.timeline import pages
+from edge_runtime.flows.timeline import backwards
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import DeadLetter, Dropped, Record, Retry, Stored, Trimmed
 
@@ -243,19 +243,17 @@ class DeadLetters:
     # Following the journal
 
     async def _find_open(self) -> None:
-        """Read the journal once; what is stored meanwhile is heard and applied after it."""
         async with self._finding:
             if not self._ready or (self._older and len(self._open) <= self._limit // 2):
                 await self._scan()
 
     async def _scan(self) -> None:
+        """Read the journal; what is stored meanwhile is heard, and applied after it."""
         self._scanning, self._ready = True, False
         self._open, self._older, self._early = {}, 0, []
         try:
             upto = self._flows.feed.head
-            async for page in pages(self._journal, self._flows.first - 1, upto):
-                for item in page:
-                    self._apply(item)
+            self._open, self._older = await self._look_back(upto)
             for item in self._early:
                 if item.offset > upto:
                     self._apply(item)
@@ -263,6 +261,24 @@ class DeadLetters:
         finally:
             self._scanning = False
             self._early = []
+
+    async def _look_back(self, upto: int) -> tuple[dict[int, Letter], int]:
+        """The newest open letters, oldest first, and how many are older. Whatever settles a letter stands behind it."""
+        found: list[Letter] = []
+        settled: set[int] = set()
+        older = 0
+        async for item in backwards(self._journal, self._flows.first, upto):
+            record = item.record
+            if type(record) is Retry or type(record) is Dropped:
+                settled.add(record.letter)
+            elif type(record) is DeadLetter:
+                if item.offset in settled:
+                    settled.remove(item.offset)
+                elif len(found) < self._limit:
+                    found.append(_row(item.offset, record))
+                else:
+                    older += 1
+        return {letter.offset: letter for letter in reversed(found)}, older
 
     def _hear(self, stored: Sequence[Stored]) -> None:
         for item in stored:

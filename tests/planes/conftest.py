@@ -1,0 +1,16 @@
+"""One house for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.planes.house import House
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    house = await House().open()
+    yield house
+    await house.stop()
