@@ -161,8 +161,12 @@ Record = (
 )
 
 
-class Stored(msgspec.Struct, frozen=True, array_like=True):
-    """A record and the offset at which it stands."""
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A record and the offset at which it stands.
+
+    Without a place in the garbage collector's lists (it cannot be part of a cycle): a flow that catches up makes
+    thousands, and the collections they would set off were the p99 of everybody else (ADR 0007).
+    """
 
     offset: int
     record: Record
