@@ -144,7 +144,7 @@ async def test_what_is_not_kept_any_more_is_refused_with_the_oldest_and_its_time
     await busy(house)
     upto = house.offset(reading(4, 4, received=_received(house, 4)))
     await house.journal.append([Trimmed(upto, house.clock.now())])
-    when = datetime.fromtimestamp(_received(house, 5) / 1e6).strftime("%Y-%m-%d %H:%M:%S")
+    when = datetime.fromtimestamp(_received(house, 4) / 1e6).strftime("%Y-%m-%d %H:%M:%S")
     for start in (Moment(offset=upto), Moment(time=_received(house, 5) - 60 * SECOND)):
         with pytest.raises(EdgeError, match="not kept any more") as refused:
             await house.control.rewind("app.f", Rewind(start))

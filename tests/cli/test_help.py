@@ -1,0 +1,45 @@
+"""Every verb explains itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from edge_runtime.cli.main import app
+
+
+def verbs(command: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The command itself and all below it."""
+    yield before
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from verbs(inner, (*before, name))
+
+
+ALL = list(verbs(typer.main.get_command(app)))
+GROUPS = {(), ("flow",), ("dead",), ("device",)}
+
+
+def test_the_verbs_are_those_of_the_documentation() -> None:
+    known = {" ".join(verb) for verb in ALL}
+    flow = ("list", "pause", "resume", "rewind", "bootstrap", "replay", "scale", "rate", "release")
+    dead = ("list", "show", "retry", "drop", "export")
+    assert known >= {f"flow {verb}" for verb in flow} | {f"dead {verb}" for verb in dead}
+    assert known >= {"deploy", "doctor", "status", "tail", "trace"}
+
+
+@pytest.mark.parametrize("verb", ALL, ids=" ".join)
+def test_help(verb: tuple[str, ...]) -> None:
+    for flag in ("--help", "-h"):
+        found = CliRunner().invoke(app, [*verb, flag])
+        assert found.exit_code == 0
+        assert "Usage" in found.output
+
+
+@pytest.mark.parametrize("verb", [verb for verb in ALL if verb not in GROUPS], ids=" ".join)
+def test_every_verb_speaks_json_or_has_nothing_to_say(verb: tuple[str, ...]) -> None:
+    spoken = "--json" in CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).output
+    assert spoken or verb in {("init",), ("run",)}
