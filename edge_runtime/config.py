@@ -48,6 +48,8 @@ class _Unit(msgspec.Struct, frozen=True):
 
     def show(self, value: int) -> str:
         """The exact text with the largest unit that fits."""
+        if not value:
+            return "0"
         factor, unit = max((f, u) for u, f in self.units.items() if f == 1 or (value and value % f == 0))
         return f'"{value // factor}{unit}"'
 
@@ -109,6 +111,12 @@ class Journal(msgspec.Struct, frozen=True):
     """How long a commit may wait for company, in milliseconds: more spares flash memory, and delays every PUBACK."""
     max_size: Annotated[int, _size(16 << 20, 1 << 50)] = 2 << 30
     """The size on disk beyond which nothing more is stored or acknowledged."""
+    keep: Annotated[float, Meta(gt=0, le=1)] = 0.8
+    """The share of `max_size` beyond which the oldest records are removed; 1 removes none for its size."""
+    max_age: Annotated[int, _duration(0, 100 * 365 * 86400 * 10**6)] = 0
+    """Records older than this are removed; 0 removes none for its age."""
+    flow_budget: Annotated[int, _size(1 << 20, 1 << 50)] = 256 << 20
+    """How much a flow that is behind may keep from being removed; beyond it, it gets a visible gap."""
 
 
 class Functions(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -14,9 +15,9 @@ from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
 from devices.registry import Registry
 from edge_runtime import __version__, expr
-from edge_runtime.clock import Clock, SystemClock
-from edge_runtime.config import Config
-from edge_runtime.errors import DeployError, EdgeError, nearest
+from edge_runtime.clock import TRUSTED_AFTER, Clock, SystemClock
+from edge_runtime.config import Config, Journal
+from edge_runtime.errors import DeployError, EdgeError, StorageError, nearest
 from edge_runtime.events import Event
 from edge_runtime.flows.deadletters import DeadLetters
 from edge_runtime.flows.flow import Flow
@@ -30,6 +31,7 @@ from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.records import AppVersion, DeadLetter, Stored
+from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite.client import SqliteJournal
 from edge_runtime.manifest import Manifest, OnEvent, Route
 from edge_runtime.planes import instrumentation
@@ -50,6 +52,8 @@ from edge_runtime.planes.messages import (
 )
 
 TAIL_BATCH = 500
+TICK = 60_000_000
+"""How often the journal is told the time, microseconds."""
 
 _log = logging.getLogger("edge.gateway")
 _security = logging.getLogger(SECURITY)
@@ -106,7 +110,10 @@ class Gateway:
         stack.push_async_callback(self.platform.stop)
 
         self.journal = await SqliteJournal.open(
-            data / "journal.db", max_bytes=config.journal.max_size, max_delay=config.journal.max_delay_ms / 1e3
+            data / "journal.db",
+            max_bytes=config.journal.max_size,
+            max_delay=config.journal.max_delay_ms / 1e3,
+            retention=_retention(config.journal),
         )
         stack.push_async_callback(self.journal.close)
         tables = await self.journal.tables()
@@ -140,7 +147,7 @@ class Gateway:
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
-        for work in (self.flows.run(), self.outbox.run()):
+        for work in (self.flows.run(), self.outbox.run(), self._keep_house()):
             self._tasks.append(asyncio.create_task(work))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
@@ -152,6 +159,19 @@ class Gateway:
     async def broken(self) -> None:
         """Return when the gateway cannot go on: its journal's writer has ended."""
         await asyncio.shield(self.journal.lost)
+
+    async def _keep_house(self) -> None:
+        """Tell the journal the time, by which it removes what is too old."""
+        # What was made while starting stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
+        while True:
+            now = self._clock.now()
+            try:
+                await self.journal.tick(now, self._clock.monotonic(), trusted=now > TRUSTED_AFTER)
+            except StorageError as error:
+                _log.warning("the journal could not be kept in order: %s", error)
+            await self._clock.sleep(TICK)
 
     async def _cancel(self) -> None:
         for task in self._tasks:
@@ -316,6 +336,11 @@ class Gateway:
         jail = jails[0]
         found = ["seccomp"] * jail.seccomp + ["no new privileges", "resource limits"]
         return [f"in force: {', '.join(found)}", *(f"missing: {what}" for what in jail.missing)]
+
+
+def _retention(settings: Journal) -> Retention:
+    kept = round(settings.max_size * settings.keep) if settings.keep < 1 else 0
+    return Retention(max_age=settings.max_age, max_bytes=kept, flow_budget=settings.flow_budget)
 
 
 @contextlib.contextmanager

@@ -215,7 +215,7 @@ async def test_apps_devices_and_progress_survive_a_restart(site: Site) -> None:
 
 
 async def test_a_full_journal_stops_acknowledging_and_says_why(tmp_path: Path) -> None:
-    site = Site(tmp_path, '[journal]\nmax_size = "16MiB"\n')
+    site = Site(tmp_path, '[journal]\nmax_size = "16MiB"\nkeep = 1\n')
     await site.start()
     device = await site.device("d")
     acknowledged = sent = 0
