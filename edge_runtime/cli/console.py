@@ -55,6 +55,11 @@ def table(*columns: str) -> Table:
     return found
 
 
+def count(number: int, what: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def took(micros: int) -> str:
     """A duration for a table: `0.25 s`, `3 s`, `5 min`; empty for none."""
     if micros < 1_000_000:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, escaped, out, print_json
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, count, escaped, out, print_json
 from edge_runtime.cli.devices import check_device
 from edge_runtime.clock import SystemClock
 from edge_runtime.flows.deadletters import Selection, Settled
@@ -56,7 +56,7 @@ def list_(
             out.print(f"          [dim]{escaped(row.summary)}[/]", soft_wrap=True)
     hidden = found.open - len(found.letters)
     if hidden or not found.letters:
-        out.print(f"{found.open} dead letters are open" + (f", {hidden} of them not shown." if hidden else "."))
+        out.print(f"Open: {count(found.open, 'dead letter')}" + (f", {hidden} of them not shown." if hidden else "."))
     if found.older:
         out.print(f"{found.older} of them are too old to be listed yet: they come up as newer ones are settled.")
 
@@ -143,6 +143,6 @@ def _say(found: Settled, what: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    out.print(f"{what}: {len(found.letters)} dead letters.")
+    out.print(f"{what}: {count(len(found.letters), 'dead letter')}.")
     for why, number in found.skipped.items():
         out.print(f"{number} not: {escaped(why)}.")

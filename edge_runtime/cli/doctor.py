@@ -17,6 +17,8 @@ from edge_runtime import config
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, out, print_json
 from edge_runtime.errors import EdgeError
 from edge_runtime.functions.sandbox import build, cache
+from edge_runtime.journal.sqlite import damage
+from edge_runtime.planes import backups
 from edge_runtime.planes.client import Client, NotRunning
 from edge_runtime.planes.messages import Finding, FlowRow
 
@@ -74,6 +76,13 @@ def examine(path: Path) -> Iterator[Finding]:
     yield from _running(settings)
 
 
+def _journal(path: Path) -> Iterator[Finding]:
+    """Read through a journal that nobody has open."""
+    if path.exists():
+        report = damage.examine(path)
+        yield Finding(report.ok, "journal", " ".join(report.lines()[:-1]), "" if report.ok else report.advice)
+
+
 def _data(folder: Path) -> Iterator[Finding]:
     existing = folder
     while not existing.exists():
@@ -100,6 +109,7 @@ def _running(settings: config.Config) -> Iterator[Finding]:
             status = client.status()
     except NotRunning:
         yield Finding(True, "gateway", "not running")
+        yield from _journal(settings.gateway.data / backups.JOURNAL)
         yield _port(settings)
         return
     except EdgeError as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, escaped, out, print_json, table, took
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, escaped, out, print_json, table, took
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.replay import Difference, Replayed
@@ -182,7 +182,7 @@ def _say(row: FlowRow, as_json: bool) -> None:
     if as_json:
         print_json(row)
         return
-    remarks = "; ".join([f"{row.lag} records behind", *_remarks(row)])
+    remarks = "; ".join([f"{count(row.lag, 'record')} behind", *_remarks(row)])
     out.print(f"[bold]{row.flow}[/] is {row.state}: {escaped(remarks)}", soft_wrap=True)
 
 
@@ -202,7 +202,7 @@ def _say_rewound(found: Rewound, as_json: bool) -> None:
 def _say_replayed(found: Replayed) -> None:
     failed = f", {found.failed} failed" if found.failed else ""
     out.print(
-        f"[bold]{found.flow}[/] on records {found.first} to {found.last}: {found.events} events{failed}.\n"
+        f"[bold]{found.flow}[/] on records {found.first} to {found.last}: {count(found.events, 'event')}{failed}.\n"
         f"Effects: {found.same} the same, {found.changed} changed, {found.new} new, {found.missing} missing."
     )
     for difference in found.differences:

@@ -144,7 +144,7 @@ class DeadLetters:
             now = self._clock.now()
             records: list[Record] = []
             for offset, letter in found:
-                why = self._refusal(letter)
+                why = self._refusal(offset, letter)
                 if why is not None and not selection.all:
                     raise EdgeError(f"dead letter {offset} cannot be retried: {why}", hint=self._hint(letter))
                 if why is not None:
@@ -215,7 +215,7 @@ class DeadLetters:
     def _beyond(self, offset: int) -> bool:
         return self._older > 0 and offset < next(iter(self._open), 0)
 
-    def _refusal(self, letter: DeadLetter) -> str | None:
+    def _refusal(self, offset: int, letter: DeadLetter) -> str | None:
         if letter.flow == INGRESS:
             return "it came from a board and never reached a flow"
         if letter.event is None:
@@ -223,6 +223,8 @@ class DeadLetters:
         runner = self._flows.runners.get(letter.flow)
         if runner is None:
             return f"there is no flow '{letter.flow}' any more"
+        if runner.takes_again(offset, letter.at):
+            return "its flow was rewound since, and has taken the event again by that"
         if runner.held.get(runner.flow.key(letter.event)) and runner.flow.policy.on_error != "skip":
             return f"its flow waits at this event with '{runner.flow.key(letter.event)}' held back"
         return None
@@ -234,6 +236,8 @@ class DeadLetters:
         if runner is None:
             return nearest(letter.flow, self._flows.runners)
         key = "" if letter.event is None else runner.flow.key(letter.event)
+        if key not in runner.held:
+            return "If it needs no attention: edge dead drop"
         return f"Try it again with: edge flow release {letter.flow} {key}"
 
     async def _append(self, records: Sequence[Record]) -> None:

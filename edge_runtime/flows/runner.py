@@ -129,6 +129,10 @@ class Runner:
         """The partition keys that are held back; True for those that wait for an operator."""
         return {key: lane.parked for key, lane in self._held.items()}
 
+    def takes_again(self, letter: int, at: int) -> bool:
+        """Whether a rewind came after the dead letter and has its event itself taken again: then a retry is void."""
+        return letter <= self.state.again_until and at > self.state.again_after
+
     def release(self, key: str) -> bool:
         """Try a held key again, from the event on which the flow failed; False if it is not held."""
         lane = self._held.get(key)
@@ -171,13 +175,9 @@ class Runner:
             if not self.flow.wants(record):
                 return None
             return Item(stored.offset, record, self.flow.key(record))
-        if type(record) is Retry and record.flow == self.flow.name and not self._again(stored.offset, record):
+        if type(record) is Retry and record.flow == self.flow.name and not self.takes_again(record.letter, record.at):
             return Item(stored.offset, record.event, self.flow.key(record.event))
         return None
-
-    def _again(self, offset: int, retry: Retry) -> bool:
-        """Whether a rewind has the event itself taken again, so that its retry from before the rewind is void."""
-        return offset <= self.state.again_until and retry.at > self.state.again_after
 
     def _lane_of(self, key: str) -> Lane:
         return self._held.get(key) or self._lanes[slot_of(key) % len(self._lanes)]

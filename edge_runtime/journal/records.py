@@ -93,8 +93,9 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     """Up to this offset it only catches up: commands and deliveries to the outside are withheld."""
     again_after: int = -1
     again_until: int = -1
-    """The last rewind went back to behind the first and came when the journal ended with the second. Between them,
-    retries of events that are taken again themselves are passed over: each event takes effect once per epoch."""
+    """The last rewind went back to behind the first and came when the journal ended with the second. Events between
+    them are taken again themselves, so retries of their older dead letters are void: each takes effect once per epoch.
+    """
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):

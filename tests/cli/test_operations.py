@@ -138,7 +138,7 @@ def test_dead_letters_from_list_to_drop(gateway: Gateway) -> None:
     (again,) = gateway.json("dead", "list")["letters"]
     assert again["event"] == letter["event"]
     assert gateway.json("dead", "drop", again["offset"])["letters"] == [again["offset"]]
-    assert gateway.says("dead", "list") == "0 dead letters are open.\n"
+    assert gateway.says("dead", "list") == "Open: 0 dead letters.\n"
 
 
 def test_a_rewind_and_a_bootstrap_send_nothing(gateway: Gateway) -> None:

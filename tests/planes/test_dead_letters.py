@@ -112,6 +112,20 @@ async def test_a_flow_that_waits_at_the_event_is_released_instead(house: House) 
     assert "edge flow release app.f gh-1" in refused.value.hint
 
 
+async def test_a_letter_from_before_a_rewind_is_not_retried_its_event_was_taken_again(house: House) -> None:
+    flow = await failed(house, [20])
+    flow.broken = lambda event: False
+    (letter,) = await offsets(house)
+    await house.flows.rewind("app.f", -1, quiet=False)
+    await turns()
+    assert len(house.of(Command)) == 1
+    with pytest.raises(EdgeError, match="rewound since"):
+        await house.letters.retry(Selection([letter]))
+    assert (await house.letters.retry(EVERY)).letters == []
+    await house.letters.drop(EVERY)
+    assert len(house.of(Command)) == 1
+
+
 async def test_selections(house: House) -> None:
     await failed(house, [20])
     await failed(house, [], Answers("app.g"))
