@@ -34,7 +34,8 @@ from edge_runtime.journal.records import AppVersion, DeadLetter, Stored
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite.client import SqliteJournal
 from edge_runtime.manifest import Manifest, OnEvent, Route
-from edge_runtime.planes import instrumentation
+from edge_runtime.planes import backups, instrumentation
+from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.lines import line
 from edge_runtime.planes.logs import SECURITY
@@ -255,6 +256,10 @@ class Gateway:
                 hint=nearest(trigger.to, self.targets) or f"Add a section [targets.{trigger.to}].",
             )
         return target
+
+    async def backup(self, to: Path) -> Saved:
+        """Back the gateway up into a new folder; commits go on meanwhile."""
+        return await backups.backup(self.journal, self.config.gateway.data, to)
 
     def apps(self) -> list[AppRow]:
         """The live apps."""

@@ -19,7 +19,7 @@ from edge_runtime.errors import EdgeError
 from edge_runtime.planes import api_flows, api_operations
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
-from edge_runtime.planes.messages import AddDevice, Deploy
+from edge_runtime.planes.messages import AddDevice, Backup, Deploy
 
 
 def application(house: House) -> Starlette:
@@ -47,6 +47,12 @@ def application(house: House) -> Starlette:
     async def deploy(request: Request) -> Response:
         return reply(await house.deploy(await read(request, Deploy)))
 
+    async def backup(request: Request) -> Response:
+        to = Path((await read(request, Backup)).to)
+        if not to.is_absolute():
+            raise EdgeError("a backup's folder is named by an absolute path")
+        return reply(await house.backup(to), 201)
+
     async def tail(request: Request) -> Response:
         after = request.query_params.get("after")
         if after is not None and not after.lstrip("-").isdigit():
@@ -63,6 +69,7 @@ def application(house: House) -> Starlette:
             Route("/devices/{device}/key", guarded(rotate_key), methods=["POST"]),
             Route("/apps", guarded(apps)),
             Route("/apps", guarded(deploy), methods=["POST"]),
+            Route("/backup", guarded(backup), methods=["POST"]),
             Route("/tail", guarded(tail)),
             *api_flows.routes(house.control),
             *api_operations.routes(house.letters, house.lineage, house.control),

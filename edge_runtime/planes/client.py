@@ -20,10 +20,12 @@ from edge_runtime.flows.lineage import Trace
 from edge_runtime.flows.replay import Replayed
 from edge_runtime.planes.api_flows import Limit, Release, Scale
 from edge_runtime.planes.api_operations import TraceRequest, Which
+from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
 from edge_runtime.planes.messages import (
     AddDevice,
     AppRow,
+    Backup,
     Deploy,
     Deployed,
     DeviceKey,
@@ -154,6 +156,10 @@ class Client:
         """Put an app live, or only check it."""
         return self._ask("POST", "/apps", Deployed, Deploy(files, check))
 
+    def backup(self, to: Path) -> Saved:
+        """Back the gateway up into a new folder (an absolute path, written by the gateway)."""
+        return self._ask("POST", "/backup", Saved, Backup(str(to)), timeout=None)
+
     def apps(self) -> list[AppRow]:
         """The live apps."""
         return self._ask("GET", "/apps", list[AppRow])
@@ -182,7 +188,7 @@ class Client:
         message: object = None,
         *,
         params: dict[str, Any] | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float | None = TIMEOUT,
     ) -> T:
         body = None if message is None else msgspec.json.encode(message)
         with self._reachable():

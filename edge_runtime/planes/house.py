@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Protocol
 
 from edge_runtime.flows.deadletters import DeadLetters
 from edge_runtime.flows.lineage import Lineage
+from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.messages import AppRow, Deploy, Deployed, DeviceKey, DeviceRow, Health, Line, Status
 
@@ -41,6 +43,10 @@ class House(Protocol):
 
     async def deploy(self, request: Deploy) -> Deployed:
         """Check an app in the sandbox and, unless only that was asked, put it live."""
+        ...
+
+    async def backup(self, to: Path) -> Saved:
+        """Back the gateway up into a new folder."""
         ...
 
     def apps(self) -> list[AppRow]:

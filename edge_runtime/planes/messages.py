@@ -44,6 +44,12 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     check: bool = False
 
 
+class Backup(msgspec.Struct, forbid_unknown_fields=True):
+    """Back the gateway up into a new folder, named by an absolute path."""
+
+    to: str
+
+
 class TriggerRow(msgspec.Struct):
     """One trigger of an app."""
 
