@@ -193,7 +193,11 @@ class Store:
         blob = encode(records)
         head = self.head
         keeper = self._keeper
-        due = head - self._snapshot_head >= SNAPSHOT_EVERY or keeper.total - self._snapshot_bytes >= SNAPSHOT_BYTES
+        # A snapshot writes the whole outbox: the larger that is, the more rarely, so that a record's share stays small.
+        every = max(SNAPSHOT_EVERY, 4 * len(self._projection.outbox))
+        due = head - self._snapshot_head >= every or (
+            keeper.total - self._snapshot_bytes >= SNAPSHOT_BYTES and every == SNAPSHOT_EVERY
+        )
         # Nothing goes that the next start would have to read back.
         with self._transaction(snapshot=due or trim > self._snapshot_head):
             if trim >= 0:
