@@ -8,7 +8,6 @@ import itertools
 import time
 from typing import Protocol
 
-
 TRUSTED_AFTER = 1_767_225_600_000_000
 """2026-01-01: a clock that stands before this program was written has not been set (a machine without a battery)."""
 

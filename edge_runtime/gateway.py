@@ -30,6 +30,7 @@ from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
+from edge_runtime.journal.interface import Usage
 from edge_runtime.journal.records import AppVersion, DeadLetter, Stored
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite.client import SqliteJournal
@@ -49,6 +50,7 @@ from edge_runtime.planes.messages import (
     Health,
     Line,
     Status,
+    Storage,
     TriggerRow,
 )
 
@@ -74,6 +76,8 @@ class Gateway:
         self._stored_events = 0
         self._refused = 0
         """Messages refused when something was last stored: more than these mean that nothing can be stored now."""
+        self._usage = Usage(0, -1, 0, config.journal.max_size, full=False)
+        """How full the journal was when it was last told the time."""
         self._broken: dict[str, str] = {}
         """Apps that do not run, and why."""
         self._started = clock.now()
@@ -169,7 +173,7 @@ class Gateway:
         while True:
             now = self._clock.now()
             try:
-                await self.journal.tick(now, self._clock.monotonic(), trusted=now > TRUSTED_AFTER)
+                self._usage = await self.journal.tick(now, self._clock.monotonic(), trusted=now > TRUSTED_AFTER)
             except StorageError as error:
                 _log.warning("the journal could not be kept in order: %s", error)
             await self._clock.sleep(TICK)
@@ -323,6 +327,7 @@ class Gateway:
             events=self._stored_events,
             connections=len(self.door.connected()),
             devices=len(self.registry.list()),
+            storage=Storage(self._usage.bytes, self._usage.max_bytes, self.flows.first),
             door=instrumentation.door(self.door),
             outbox=len(self.outbox),
             commands_delivered=self.outbox.delivered,

@@ -12,7 +12,7 @@ import typer
 import uvloop
 
 from edge_runtime import config
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, escaped, out, print_json, table
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, err, escaped, out, print_json, table
 from edge_runtime.cli.progress import guest_progress
 from edge_runtime.errors import ConfigError
 from edge_runtime.gateway import Gateway
@@ -105,9 +105,11 @@ def status(
     out.print(f"[bold]{found.name}[/] (edge {found.version}), boards connect to mqtt://{found.mqtt}")
     out.print(
         f"{found.connections} of {found.devices} devices connected, {found.events} events since the start,"
-        f" {found.outbox} commands under way, newest record {found.head}"
+        f" {count(found.outbox, 'command')} under way"
     )
-    health, door = found.health, found.door
+    health, door, storage = found.health, found.door, found.storage
+    quota = f" of {storage.max_bytes / 2**20:.0f}" if storage.max_bytes else ""
+    out.print(f"Journal: records {storage.first} to {found.head}, {storage.bytes / 2**20:.1f}{quota} MiB")
     colour = {"ok": "green", "full": "bold red"}.get(health.state, "yellow")
     out.print(f"Health: [{colour}]{escaped(health.words)}[/]", soft_wrap=True)
     out.print(

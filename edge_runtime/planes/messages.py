@@ -176,6 +176,17 @@ class Door(msgspec.Struct):
     """Commands handed to devices."""
 
 
+class Storage(msgspec.Struct):
+    """The journal on disk, as of some seconds ago."""
+
+    bytes: int
+    """What the kept records and the tables take."""
+    max_bytes: int
+    """The quota; 0 for none."""
+    first: int
+    """The oldest record that is kept."""
+
+
 class Status(msgspec.Struct):
     """The gateway at a glance."""
 
@@ -193,6 +204,7 @@ class Status(msgspec.Struct):
     """Events stored since the start, by devices and functions."""
     connections: int
     devices: int
+    storage: Storage
     door: Door
     outbox: int
     """Commands without an end."""
