@@ -18,7 +18,7 @@ from edge_runtime.flows.position import SLOTS
 from edge_runtime.flows.runner import Runner
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal, Tables
-from edge_runtime.journal.records import FlowState, Stored, Trimmed
+from edge_runtime.journal.records import REMOVED_KEPT, FlowState, Stored, Trimmed
 
 SAVE_EVERY = 1_000_000
 """Progress that came with no effects is committed at least this often, microseconds."""
@@ -63,17 +63,22 @@ class Flows:
         async with self._changing:
             await self._halt(flow.name)
             state = self._states.get(flow.name)
-            if state is None:
+            if state is None or self._forgotten(state):
                 cursor = self.first - 1 if flow.start == "earliest" else self.feed.head
-                state = await self._enter(FlowState(flow.name, 1, 0, cursor))
+                epoch = 0 if state is None else state.epoch + 1
+                state = await self._enter(FlowState(flow.name, 1, epoch, cursor))
             elif not resume:
-                state = await self._enter(state)
+                state = await self._enter(msgspec.structs.replace(state, removed=0))
             self._run(flow, state)
 
     async def remove(self, name: str) -> None:
-        """Stop a flow; its progress is kept, should it come back."""
+        """Stop a flow whose trigger is gone; its progress is kept for a week, should it come back."""
         async with self._changing:
-            await self._halt(name)
+            if await self._halt(name) is not None:
+                await self._enter(msgspec.structs.replace(self._states[name], removed=self._clock.now()))
+
+    def _forgotten(self, state: FlowState) -> bool:
+        return state.removed > 0 and self._clock.now() - state.removed > REMOVED_KEPT
 
     # Control
 

@@ -41,7 +41,7 @@ class MemoryJournal:
         """Remove everything up to the offset `upto`, as retention would; flows that are behind get their gaps."""
         first = self._projection.first
         old = Old.of(first, self._records[first : upto + 1], 0)
-        _, losses = plan([old], followers(self._projection.flows, first), trim_now(upto), 0)
+        _, losses = plan([old], followers(self._projection.flows, first, now), trim_now(upto), 0)
         self._store([*(Gap(flow, start, last, now) for flow, start, last in losses), Trimmed(upto, now)])
         self._hidden = upto + 1
 

@@ -78,6 +78,10 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True, tag="dropped"):
     time: int
 
 
+REMOVED_KEPT = 7 * 86_400_000_000
+"""Microseconds: a week, in which somebody will have noticed."""
+
+
 class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     """A flow was created or given a new generation: whoever still holds the old one can no longer commit."""
 
@@ -96,6 +100,8 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     """The last rewind went back to behind the first and came when the journal ended with the second. Events between
     them are taken again themselves, so retries of their older dead letters are void: each takes effect once per epoch.
     """
+    removed: int = 0
+    """When its trigger was removed; 0 while there is one. Its progress is kept for `REMOVED_KEPT`, for a rollback."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):

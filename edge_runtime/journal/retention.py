@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from edge_runtime.events import Event
-from edge_runtime.journal.records import FlowState, Gap, Record, Retry
+from edge_runtime.journal.records import REMOVED_KEPT, FlowState, Gap, Record, Retry
 
 
 class Retention(msgspec.Struct, frozen=True, array_like=True):
@@ -73,9 +73,19 @@ class Follower(msgspec.Struct):
     """Bytes of records after that."""
 
 
-def followers(flows: Mapping[str, FlowState], first: int, behind: Callable[[int], int] = lambda _: 0) -> list[Follower]:
-    """The flows of a journal that keeps records from `first` on; `behind` counts the bytes after an offset."""
-    return [Follower(name, max(at, first - 1), behind(at)) for name, state in flows.items() for at in (dealt(state),)]
+def followers(
+    flows: Mapping[str, FlowState], first: int, now: int, behind: Callable[[int], int] = lambda _: 0
+) -> list[Follower]:
+    """The flows of a journal that keeps records from `first` on; `behind` counts the bytes after an offset.
+
+    A flow whose trigger was removed longer ago than its progress is kept does not count any more.
+    """
+    return [
+        Follower(name, max(at, first - 1), behind(at))
+        for name, state in flows.items()
+        for at in (dealt(state),)
+        if not state.removed or now - state.removed <= REMOVED_KEPT
+    ]
 
 
 class Limits(msgspec.Struct, frozen=True):

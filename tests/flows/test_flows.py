@@ -9,7 +9,7 @@ from edge_runtime.events import Event
 from edge_runtime.flows.feed import Feed
 from edge_runtime.flows.flows import SAVE_EVERY
 from edge_runtime.flows.runner import FIRST_WAIT, LONGEST_WAIT
-from edge_runtime.journal.records import Command, FlowState, Progress
+from edge_runtime.journal.records import REMOVED_KEPT, Command, FlowState, Progress
 from tests.flows.conftest import House, Orders, event, turns
 
 
@@ -213,3 +213,19 @@ async def test_who_is_behind_reads_from_the_journal(house: House) -> None:
         assert [item.offset for item in batch] == list(range(len(seen), len(seen) + len(batch)))
         seen += [item.offset for item in batch]
     assert seen == list(range(100))
+
+
+async def test_a_flow_that_comes_back_after_a_week_begins_anew_in_another_epoch(house: House) -> None:
+    await house.flows.install(Orders(start="latest"))
+    await house.flows.remove("app.f")
+    assert (await house.journal.tables()).flows["app.f"].removed == house.clock.now()
+    await house.journal.append([event(0)])
+    house.clock.advance(REMOVED_KEPT + 1)
+    back = Orders(start="latest")
+    await house.flows.install(back)
+    await house.journal.append([event(1)])
+    await turns()
+    assert [e.seq for e in back.taken] == [1]
+    state = house.flows.runners["app.f"].state
+    assert (state.epoch, state.removed) == (1, 0)
+    await house.flows.stop()

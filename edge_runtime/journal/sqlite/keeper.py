@@ -146,7 +146,7 @@ class Keeper:
         if self.reserve is not None and not self.reserve.held:
             urgent = max(urgent, surplus)
         limits = Limits(surplus, urgent, old, self.now - retention.max_age if self._trusted else None, self.now)
-        flows = followers(projection.flows, projection.first, self._behind)
+        flows = followers(projection.flows, projection.first, self.now, self._behind)
         return plan(self._oldest(), flows, limits, retention.flow_budget)
 
     def _old(self) -> int:
