@@ -1,7 +1,8 @@
 """Dead letters: what no flow could deal with, until a person retries or drops it.
 
-A letter is open until a record `Retry` or `Dropped` names it. Nothing is stored for this beyond the records: the open
-letters are found by reading the journal, the first time somebody asks, and followed from then on.
+A letter is open until a record `Retry` or `Dropped` names it, or a rewind has its flow take the event again. Nothing
+is stored for this beyond the records: the open letters are found by reading the journal, the first time somebody asks,
+and followed from then on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from edge_runtime.errors import EdgeError, NotFound, nearest
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.timeline import backwards
 from edge_runtime.journal.interface import Journal
-from edge_runtime.journal.records import DeadLetter, Dropped, Record, Retry, Stored, Trimmed
+from edge_runtime.journal.records import DeadLetter, Dropped, FlowState, Record, Retry, Stored, Trimmed
 
 MAX_OPEN = 20_000
 """Open letters that are known at a time, some 10 MB: of more, the newest. The older ones stay in the journal and are
@@ -41,6 +42,12 @@ class Letter(msgspec.Struct, frozen=True):
     attempts: int
     summary: str
     """The first line of the detail, cut."""
+    at: int = -1
+    """Where its flow met the event."""
+
+    def overtaken(self, state: FlowState) -> bool:
+        """Whether a rewind came after the letter and has its flow take the event again."""
+        return state.flow == self.flow and self.offset <= state.again_until and self.at > state.again_after
 
 
 class Letters(msgspec.Struct):
@@ -67,7 +74,7 @@ class LetterDetail(msgspec.Struct):
     time: int = 0
     """When the event happened."""
     state: str = "open"
-    """`open`, or `settled` by a retry or by being dropped."""
+    """`open`, or `settled`: retried, dropped, or its event taken again by a rewind."""
 
 
 class Selection(msgspec.Struct, forbid_unknown_fields=True):
@@ -144,7 +151,7 @@ class DeadLetters:
             now = self._clock.now()
             records: list[Record] = []
             for offset, letter in found:
-                why = self._refusal(offset, letter)
+                why = self._refusal(letter)
                 if why is not None and not selection.all:
                     raise EdgeError(f"dead letter {offset} cannot be retried: {why}", hint=self._hint(letter))
                 if why is not None:
@@ -198,7 +205,8 @@ class DeadLetters:
                 )
             elif not selection.all:
                 raise EdgeError(
-                    f"dead letter {offset} has been retried or dropped already", hint="See what is open: edge dead list"
+                    f"dead letter {offset} is settled already: retried, dropped, or taken again by a rewind",
+                    hint="See what is open: edge dead list",
                 )
         return found
 
@@ -215,16 +223,16 @@ class DeadLetters:
     def _beyond(self, offset: int) -> bool:
         return self._older > 0 and offset < next(iter(self._open), 0)
 
-    def _refusal(self, offset: int, letter: DeadLetter) -> str | None:
+    def _refusal(self, letter: DeadLetter) -> str | None:
         if letter.flow == INGRESS:
             return "it came from a board and never reached a flow"
         if letter.event is None:
             return "it holds no event"
+        if letter.reason == "hops":
+            return "its event was dealt with; only what would never have ended was cut"
         runner = self._flows.runners.get(letter.flow)
         if runner is None:
             return f"there is no flow '{letter.flow}' any more"
-        if runner.takes_again(offset, letter.at):
-            return "its flow was rewound since, and has taken the event again by that"
         if runner.held.get(runner.flow.key(letter.event)) and runner.flow.policy.on_error != "skip":
             return f"its flow waits at this event with '{runner.flow.key(letter.event)}' held back"
         return None
@@ -270,23 +278,29 @@ class DeadLetters:
         """The newest open letters, oldest first, and how many are older. Whatever settles a letter stands behind it."""
         found: list[Letter] = []
         settled: set[int] = set()
+        rewinds: dict[tuple[str, int, int], FlowState] = {}
         older = 0
         async for item in backwards(self._journal, self._flows.first, upto):
             record = item.record
             if type(record) is Retry or type(record) is Dropped:
                 settled.add(record.letter)
+            elif type(record) is FlowState and record.again_until >= 0:
+                rewinds.setdefault((record.flow, record.again_after, record.again_until), record)
             elif type(record) is DeadLetter:
+                letter = _row(item.offset, record)
                 if item.offset in settled:
                     settled.remove(item.offset)
+                elif any(letter.overtaken(state) for state in rewinds.values()):
+                    continue
                 elif len(found) < self._limit:
-                    found.append(_row(item.offset, record))
+                    found.append(letter)
                 else:
                     older += 1
         return {letter.offset: letter for letter in reversed(found)}, older
 
     def _hear(self, stored: Sequence[Stored]) -> None:
         for item in stored:
-            if type(item.record) in (DeadLetter, Retry, Dropped, Trimmed):
+            if type(item.record) in (DeadLetter, Retry, Dropped, Trimmed, FlowState):
                 if self._ready:
                     self._apply(item)
                 elif self._scanning:
@@ -302,6 +316,9 @@ class DeadLetters:
         elif type(record) is Retry or type(record) is Dropped:
             if self._open.pop(record.letter, None) is None and self._older:
                 self._older -= 1
+        elif type(record) is FlowState:
+            for offset in [offset for offset, letter in self._open.items() if letter.overtaken(record)]:
+                del self._open[offset]
         elif type(record) is Trimmed:
             for offset in [offset for offset in self._open if offset <= record.upto]:
                 del self._open[offset]
@@ -323,4 +340,5 @@ def _row(offset: int, letter: DeadLetter) -> Letter:
         letter.version,
         letter.attempts,
         line[0][:120] if line else "",
+        letter.at,
     )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from edge_runtime.flows.size import rough
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import Stored
 
 CAPACITY = 4096
 """How many newest records are held in memory for the flows at the head."""
+
+
+MAX_BYTES = 32 << 20
+"""About how much they may hold together."""
 
 
 class Feed:
@@ -19,6 +24,7 @@ class Feed:
         self._journal = journal
         self._capacity = capacity
         self._recent: list[Stored] = []
+        self._bytes = 0
         self._head = head
         self._news: asyncio.Future[None] | None = None
         journal.listen(self._hear)
@@ -29,10 +35,14 @@ class Feed:
         return self._head
 
     def _hear(self, stored: Sequence[Stored]) -> None:
-        self._recent.extend(stored)
+        recent = self._recent
+        recent.extend(stored)
         self._head = stored[-1].offset
-        if len(self._recent) > 2 * self._capacity:
-            del self._recent[: -self._capacity]
+        self._bytes += sum(rough(item.record) for item in stored)
+        if len(recent) > 2 * self._capacity or self._bytes > MAX_BYTES:
+            kept = min(self._capacity, len(recent) // 2)
+            del recent[: len(recent) - kept]
+            self._bytes = sum(rough(item.record) for item in recent)
         if self._news is not None:
             self._news.set_result(None)
             self._news = None

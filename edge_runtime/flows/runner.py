@@ -14,9 +14,10 @@ from edge_runtime.errors import StaleGeneration, StorageError
 from edge_runtime.events import Event
 from edge_runtime.flows.feed import Feed
 from edge_runtime.flows.flow import Done, Failed, Flow, Taken, Turn
-from edge_runtime.flows.lane import BATCH, MAX_PENDING, Item, Lane
+from edge_runtime.flows.lane import BATCH, Item, Lane
 from edge_runtime.flows.limiter import Limiter
 from edge_runtime.flows.position import SLOTS, Position, position, slot_of
+from edge_runtime.flows.size import rough
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import Command, DeadLetter, FlowState, Progress, Record, Retry, Stored
@@ -129,10 +130,6 @@ class Runner:
         """The partition keys that are held back; True for those that wait for an operator."""
         return {key: lane.parked for key, lane in self._held.items()}
 
-    def takes_again(self, letter: int, at: int) -> bool:
-        """Whether a rewind came after the dead letter and has its event itself taken again: then a retry is void."""
-        return letter <= self.state.again_until and at > self.state.again_after
-
     def release(self, key: str) -> bool:
         """Try a held key again, from the event on which the flow failed; False if it is not held."""
         lane = self._held.get(key)
@@ -165,7 +162,7 @@ class Runner:
             self._dirty = self._dirty or any(type(stored.record) is Event for stored in batch)
             if self._dirty and self._read - self._saved >= LAZY_RECORDS:
                 await self.save()
-            while any(len(lane.pending) >= MAX_PENDING for lane in self._lanes):
+            while any(lane.full for lane in self._lanes):
                 self._room.clear()
                 await self._room.wait()
 
@@ -174,10 +171,14 @@ class Runner:
         if type(record) is Event:
             if not self.flow.wants(record):
                 return None
-            return Item(stored.offset, record, self.flow.key(record))
-        if type(record) is Retry and record.flow == self.flow.name and not self.takes_again(record.letter, record.at):
-            return Item(stored.offset, record.event, self.flow.key(record.event))
+            return Item(stored.offset, record, self.flow.key(record), rough(record))
+        if type(record) is Retry and record.flow == self.flow.name and not self._again(record):
+            return Item(stored.offset, record.event, self.flow.key(record.event), rough(record.event))
         return None
+
+    def _again(self, retry: Retry) -> bool:
+        """Whether a rewind came after the dead letter and has its event itself taken again: then the retry is void."""
+        return retry.letter <= self.state.again_until and retry.at > self.state.again_after
 
     def _lane_of(self, key: str) -> Lane:
         return self._held.get(key) or self._lanes[slot_of(key) % len(self._lanes)]
@@ -257,6 +258,7 @@ class Runner:
                 continue  # It was taken behind one that failed: again, once that one has been dealt with.
             new: list[Record]
             if isinstance(result, Done):
+                lane.hopeless = False
                 new = [record for record in result.effects if not (quiet and type(record) is Command)]
             else:
                 letter = self._judge(lane, item, result)
@@ -264,6 +266,8 @@ class Runner:
                     failed[item.key] = letter is not None
                     effects += [] if letter is None else [letter]
                     continue
+                # Where everything fails, retries would only build up a queue of what will fail as well.
+                lane.hopeless = lane.key is not None
                 new = [letter]
             if effects and len(effects) + len(new) > MAX_EFFECTS:
                 break
@@ -274,7 +278,7 @@ class Runner:
     def _judge(self, lane: Lane, item: Item, result: Failed) -> DeadLetter | None:
         """The dead letter of an event on which the flow has failed for the last time; None if it is tried again."""
         attempts = lane.attempts + 1
-        if result.retry and attempts <= self.flow.policy.retries:
+        if result.retry and not lane.hopeless and attempts <= self.flow.policy.retries:
             self.stats.retries += 1
             return None
         return msgspec.structs.replace(result.letter, attempts=attempts, at=item.offset)
@@ -308,7 +312,8 @@ class Runner:
         if lane.key is None:
             moved = lane.give(key)
             lane = self._held[key] = Lane(lane.reached, key)
-            lane.pending.extend(moved)
+            for item in moved:
+                lane.put(item)
             self._launch(lane)
         lane.attempts = 0 if given_up else lane.attempts + 1
         lane.parked = given_up
@@ -337,11 +342,11 @@ class Runner:
                 break
             batch = await self._journal.read(lane.missing_after, BATCH)
             for stored in batch:
-                if stored.offset > self._read or len(lane.pending) >= MAX_PENDING:
+                if stored.offset > self._read or lane.full:
                     break
                 item = self._item(stored)
                 if item is not None and item.key == lane.key and not self._start.done(item.offset, item.key):
-                    lane.pending.append(item)
+                    lane.put(item)
                 lane.missing_after = stored.offset
             if not batch:
                 lane.missing_after = None

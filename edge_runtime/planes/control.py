@@ -100,8 +100,14 @@ class FlowControl:
 
     async def rewind(self, flow: str, request: Rewind) -> Rewound:
         """Go back to a moment, in a new epoch."""
-        self._flows.find(flow)
+        runner = self._flows.find(flow)
         first = await self.offset(request.start)
+        stands = runner.position().lowest
+        if first > stands + 1:
+            raise EdgeError(
+                f"{flow} stands at record {stands}: from {first} on, it would skip what it has not dealt with",
+                hint=f"It goes on by itself (edge flow list says what it waits for); or rewind it to {stands + 1}.",
+            )
         state = await self._flows.rewind(flow, first - 1, quiet=not request.send)
         return Rewound(flow, state.epoch, first, self._flows.feed.head, request.send)
 

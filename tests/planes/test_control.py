@@ -163,6 +163,17 @@ async def test_the_future_is_refused_or_empty(house: House) -> None:
     assert flow.taken == []
 
 
+async def test_a_rewind_never_skips_what_was_not_taken(house: House) -> None:
+    await busy(house)
+    await house.control.pause("app.f")
+    stands = house.flows.find("app.f").position().lowest
+    await house.journal.append([reading(50, 1), reading(51, 2)])
+    with pytest.raises(EdgeError, match=f"stands at record {stands}") as refused:
+        await house.control.rewind("app.f", Rewind(Moment(offset=house.flows.feed.head)))
+    assert f"rewind it to {stands + 1}" in refused.value.hint
+    assert (await house.control.rewind("app.f", Rewind(Moment(offset=stands + 1)))).first == stands + 1
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume", "bootstrap"])
 async def test_a_name_that_is_not_there_is_answered_with_the_nearest(house: House, verb: str) -> None:
     await busy(house)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge_runtime.errors import EdgeError, NotFound
+from edge_runtime.events import Event
 from edge_runtime.flows.deadletters import Selection
 from edge_runtime.flows.flow import Policy
 from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, DeadLetter, Dropped, Retry, Trimmed
+from edge_runtime.planes.control import Rewind
+from edge_runtime.planes.moments import Moment
 from tests.planes.house import Answers, House, reading, turns
 
 EVERY = Selection(all=True)
@@ -75,7 +83,7 @@ async def test_a_settled_letter_is_refused(house: House, verb: str) -> None:
     await getattr(house.letters, verb)(Selection([one]))
     before = len(house.of(Retry) + house.of(Dropped))
     for selection in (Selection([one]), Selection([other, one])):
-        with pytest.raises(EdgeError, match=f"{one} has been retried or dropped already"):
+        with pytest.raises(EdgeError, match=f"{one} is settled already"):
             await house.letters.retry(selection)
         with pytest.raises(EdgeError, match="already"):
             await house.letters.drop(selection)
@@ -112,18 +120,92 @@ async def test_a_flow_that_waits_at_the_event_is_released_instead(house: House) 
     assert "edge flow release app.f gh-1" in refused.value.hint
 
 
-async def test_a_letter_from_before_a_rewind_is_not_retried_its_event_was_taken_again(house: House) -> None:
-    flow = await failed(house, [20])
+async def test_a_rewind_settles_the_letters_of_events_that_are_taken_again(house: House) -> None:
+    flow = await failed(house, [20, 30])
+    await failed(house, [], Answers("app.g"))
+    await turns()
+    flow.broken = lambda event: event.seq == 1
+    one, two, *others = await offsets(house)
+    await house.flows.rewind("app.f", house.offset(reading(0, 20)), quiet=False)
+    await turns()
+    again = await offsets(house)
+    assert again[:-1] == [one, *others], "the second event was taken again, the first and the other flow's were not"
+    with pytest.raises(EdgeError, match="taken again by a rewind"):
+        await house.letters.retry(Selection([two]))
+    after = await House(MemoryJournal(house.journal.records())).open()
+    assert await offsets(after) == again, "found the same way by looking back"
     flow.broken = lambda event: False
-    (letter,) = await offsets(house)
+    await house.letters.retry(Selection([one]))
+    await turns()
     await house.flows.rewind("app.f", -1, quiet=False)
     await turns()
-    assert len(house.of(Command)) == 1
-    with pytest.raises(EdgeError, match="rewound since"):
-        await house.letters.retry(Selection([letter]))
-    assert (await house.letters.retry(EVERY)).letters == []
-    await house.letters.drop(EVERY)
-    assert len(house.of(Command)) == 1
+    assert len({command.id for command in house.of(Command)}) == len(house.of(Command)) == 3
+
+
+async def test_a_chain_that_was_cut_is_not_retried(house: House) -> None:
+    await failed(house, [])
+    await house.journal.append([DeadLetter("app.f", "hops", "cut", 5, "gh-1", reading(0, 1))])
+    with pytest.raises(EdgeError, match="was dealt with"):
+        await house.letters.retry(Selection(await offsets(house)))
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("append"), st.integers(1, 4)),
+    st.tuples(st.just("break"), st.integers(1, 4)),
+    st.tuples(st.just("retry"), st.integers(0, 3)),
+    st.tuples(st.just("rewind"), st.integers(0, 10)),
+    st.tuples(st.just("redeploy"), st.just(0)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(STEPS, max_size=25))
+def test_whatever_is_retried_and_rewound_each_event_takes_effect_once_per_epoch(steps: list[tuple[str, int]]) -> None:
+    asyncio.run(_history(steps))
+
+
+async def _history(steps: list[tuple[str, int]]) -> None:
+    house = await House().open()
+    flow = Answers()
+    every = 0
+    flow.broken = lambda event: every > 0 and event.seq % every == 0
+    await house.flows.install(flow)
+    count = 0
+    for what, number in steps:
+        if what == "append":
+            await house.journal.append([reading(count + i, count + i, device=f"d{i % 2}") for i in range(number)])
+            count += number
+        elif what == "break":
+            every = number
+        elif what == "retry":
+            open_ones = await offsets(house)
+            if open_ones:
+                await house.letters.retry(Selection(open_ones[: number + 1]))
+        elif what == "rewind":
+            with contextlib.suppress(EdgeError):  # it may not have come so far
+                start = Moment(offset=house.flows.feed.head * number // 10)
+                await house.control.rewind("app.f", Rewind(start, send=True))
+        else:
+            await house.flows.install(flow)
+        await turns(20 if number % 2 else 0)
+    every = 0
+    await turns()
+    await house.letters.retry(EVERY)
+    await turns()
+    assert await offsets(house) == []
+    for effects in (house.of(Command), [event.origin for event in house.of(Event) if event.origin is not None]):
+        ids = [effect.id if isinstance(effect, Command) else effect.id() for effect in effects]
+        assert len(ids) == len(set(ids)), "once per epoch"
+    caused = {command.origin.cause for command in house.of(Command)}
+    assert caused == {event.id for event in house.of(Event) if event.origin is None}, "and at least once"
+    epoch = house.flows.find("app.f").state
+    retaken = {
+        event.id
+        for offset, event in enumerate(house.journal.records())
+        if isinstance(event, Event) and event.origin is None and offset > epoch.again_after
+    }
+    assert retaken <= {command.origin.cause for command in house.of(Command) if command.origin.epoch == epoch.epoch}
+    await house.stop()
 
 
 async def test_selections(house: House) -> None:
