@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -84,11 +84,11 @@ class Flows:
 
     async def pause(self, name: str) -> None:
         """Stop taking events, until `resume`; over restarts too."""
-        await self._change(name, paused=True)
+        await self._change(name, lambda state: msgspec.structs.replace(state, paused=True))
 
     async def resume(self, name: str) -> None:
         """Go on where the flow was paused or has stopped itself."""
-        await self._change(name, paused=False)
+        await self._change(name, lambda state: msgspec.structs.replace(state, paused=False))
 
     async def rewind(self, name: str, cursor: int, *, quiet: bool = True) -> FlowState:
         """Take everything behind `cursor` again, in a new epoch.
@@ -104,18 +104,22 @@ class Flows:
             )
         if cursor > self.feed.head:
             raise EdgeError(f"the journal ends at record {self.feed.head}")
-        epoch = self.find(name).state.epoch + 1
-        until = self.feed.head if quiet else -1
-        return await self._change(
-            name,
-            epoch=epoch,
-            cursor=cursor,
-            slots={},
-            held={},
-            quiet_until=until,
-            again_after=cursor,
-            again_until=self.feed.head,
-        )
+
+        def rewound(state: FlowState) -> FlowState:
+            # Of now, when the flow stands still: what it has committed until here belongs to the old epoch.
+            head = self.feed.head
+            return msgspec.structs.replace(
+                state,
+                epoch=state.epoch + 1,
+                cursor=cursor,
+                slots={},
+                held={},
+                quiet_until=head if quiet else -1,
+                again_after=cursor,
+                again_until=head,
+            )
+
+        return await self._change(name, rewound)
 
     async def scale(self, name: str, lanes: int) -> None:
         """Let so many batches of the flow be under way at a time (1 to 64)."""
@@ -123,7 +127,7 @@ class Flows:
             raise EdgeError(f"a flow has 1 to {SLOTS} lanes")
         self.find(name)
         self._controls[name] = msgspec.structs.replace(self.control(name), lanes=lanes)
-        await self._change(name)
+        await self._change(name, lambda state: state)
 
     def limit(self, name: str, rate: float | None) -> None:
         """Let at most `rate` events a second through the flow; None for no limit."""
@@ -185,15 +189,15 @@ class Flows:
         self._states[name] = msgspec.structs.replace(runner.state, cursor=at.cursor, slots=at.slots, held=at.held)
         return runner.flow
 
-    async def _change(self, name: str, **changes: object) -> FlowState:
-        """Stop the flow, give it a new generation with changes, and let it go on."""
+    async def _change(self, name: str, change: Callable[[FlowState], FlowState]) -> FlowState:
+        """Stop the flow, give it a new generation with a change, and let it go on."""
         async with self._changing:
             self.find(name)
             flow = await self._halt(name)
             assert flow is not None
             before = self._states[name]
             try:
-                state = await self._enter(msgspec.structs.replace(before, **changes))
+                state = await self._enter(change(before))
             except StorageError:
                 self._run(flow, before)
                 raise
