@@ -43,7 +43,7 @@ class Letter(msgspec.Struct, frozen=True):
     summary: str
     """The first line of the detail, cut."""
     at: int = -1
-    """Where its flow met the event."""
+    """The offset of its event."""
 
     def overtaken(self, state: FlowState) -> bool:
         """Whether a rewind came after the letter and has its flow take the event again."""

@@ -14,7 +14,7 @@ from edge_runtime.errors import EdgeError, NotFound, StorageError, nearest
 from edge_runtime.flows.feed import Feed
 from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.limiter import Limiter
-from edge_runtime.flows.position import SLOTS
+from edge_runtime.flows.position import SLOTS, Position
 from edge_runtime.flows.runner import Runner
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal, Tables
@@ -117,6 +117,7 @@ class Flows:
                 quiet_until=head if quiet else -1,
                 again_after=cursor,
                 again_until=head,
+                again_done=Position.of(state).lowest,
             )
 
         return await self._change(name, rewound)

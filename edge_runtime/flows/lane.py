@@ -28,6 +28,8 @@ class Item(msgspec.Struct, frozen=True):
     key: str
     size: int = 0
     """About how many bytes it holds."""
+    at: int = -1
+    """Where the event itself stands, though it may come again by a retry."""
 
 
 class Lane:

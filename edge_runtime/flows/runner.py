@@ -171,14 +171,15 @@ class Runner:
         if type(record) is Event:
             if not self.flow.wants(record):
                 return None
-            return Item(stored.offset, record, self.flow.key(record), rough(record))
-        if type(record) is Retry and record.flow == self.flow.name and not self._again(record):
-            return Item(stored.offset, record.event, self.flow.key(record.event), rough(record.event))
+            return Item(stored.offset, record, self.flow.key(record), rough(record), stored.offset)
+        if type(record) is Retry and record.flow == self.flow.name and not self._void(stored.offset, record):
+            return Item(stored.offset, record.event, self.flow.key(record.event), rough(record.event), record.at)
         return None
 
-    def _again(self, retry: Retry) -> bool:
-        """Whether a rewind came after the dead letter and has its event itself taken again: then the retry is void."""
-        return retry.letter <= self.state.again_until and retry.at > self.state.again_after
+    def _void(self, offset: int, retry: Retry) -> bool:
+        """Whether a rewind makes a retry void: it was taken before, or its event itself is taken again instead."""
+        state = self.state
+        return offset <= state.again_done or (retry.letter <= state.again_until and retry.at > state.again_after)
 
     def _lane_of(self, key: str) -> Lane:
         return self._held.get(key) or self._lanes[slot_of(key) % len(self._lanes)]
@@ -281,7 +282,7 @@ class Runner:
         if result.retry and not lane.hopeless and attempts <= self.flow.policy.retries:
             self.stats.retries += 1
             return None
-        return msgspec.structs.replace(result.letter, attempts=attempts, at=item.offset)
+        return msgspec.structs.replace(result.letter, attempts=attempts, at=item.at)
 
     async def _settle(
         self, lane: Lane, settled: frozenset[int], effects: Sequence[Record], failed: Mapping[str, bool]

@@ -56,7 +56,7 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True, tag="dead-letter"
     version: str = ""
     attempts: int = 1
     at: int = -1
-    """Where the flow met the event: the offset of the event, or of the retry by which it came again."""
+    """The offset of the event; -1 where that is not known."""
 
 
 class Retry(msgspec.Struct, frozen=True, array_like=True, tag="retry"):
@@ -97,11 +97,13 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     """Up to this offset it only catches up: commands and deliveries to the outside are withheld."""
     again_after: int = -1
     again_until: int = -1
-    """The last rewind went back to behind the first and came when the journal ended with the second. Events between
-    them are taken again themselves, so retries of their older dead letters are void: each takes effect once per epoch.
+    """The last rewind went back to behind the first, when the journal ended with the second. Events between them are
+    taken again themselves, so retries of their older dead letters are void: each takes effect once per epoch.
     """
     removed: int = 0
     """When its trigger was removed; 0 while there is one. Its progress is kept for `REMOVED_KEPT`, for a rollback."""
+    again_done: int = -1
+    """What the flow had dealt with when it was rewound: retries up to here were taken before, and are void."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
