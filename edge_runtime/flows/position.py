@@ -40,6 +40,11 @@ class Position(msgspec.Struct, frozen=True):
         return not self.slots or offset <= self.slots.get(slot_of(key), self.cursor)
 
     @property
+    def highest(self) -> int:
+        """Nothing behind here has been dealt with, whatever its key."""
+        return max(self.cursor, *self.slots.values(), *self.held.values(), self.cursor)
+
+    @property
     def lowest(self) -> int:
         """Everything up to here has been dealt with, whatever its key."""
         return min(self.cursor, *self.slots.values(), *self.held.values(), self.cursor)

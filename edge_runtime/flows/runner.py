@@ -351,8 +351,10 @@ class Runner:
                 lane.missing_after = stored.offset
             if not batch:
                 lane.missing_after = None
-        if lane.pending or lane.missing_after is not None or self._read < self._start.held.get(lane.key, -1):
+        if lane.pending or lane.missing_after is not None:
             return False
+        if self._read < self._start.highest:
+            return False  # Until it has read that far, only this lane knows how far its key has come.
         slots = self._lanes[slot_of(lane.key) % len(self._lanes)]
         return slots.at() >= lane.reached
 

@@ -46,6 +46,10 @@ class SlowJournal(MemoryJournal):
     def commit(self, progress: Progress, effects: Sequence[Record]) -> Coroutine[Any, Any, Appended]:
         return self._later(partial(super().commit, progress, effects))
 
+    async def read(self, after: int, limit: int) -> list[Stored]:
+        await turns(2)
+        return await super().read(after, limit)
+
     async def _later(self, work: Write) -> Appended:
         task = asyncio.ensure_future(self._in_turn(work))
         self._under_way.add(task)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
 from edge_runtime.errors import EdgeError, NotFound
 from edge_runtime.events import Event
-from edge_runtime.flows.flow import Policy
+from edge_runtime.flows.flow import Policy, Taken, Turn
 from edge_runtime.flows.flows import SAVE_EVERY
 from edge_runtime.flows.lane import MAX_PENDING
 from edge_runtime.journal.records import Command, DeadLetter, Retry
@@ -51,6 +52,44 @@ async def test_after_its_retries_it_is_skipped_to_the_dead_letters(house: House)
     bad = [c.origin.cause for c in house.of(Command) if c.device == "bad"]
     assert bad == [event(seq, "bad").id for seq in (0, 2, 3)]
     assert sum(item.id == event(1, "bad").id for item in flow.taken) == 3
+    await house.flows.stop()
+
+
+async def test_where_everything_fails_the_flow_keeps_up_without_its_retries(house: House) -> None:
+    flow = Orders(policy=Policy(retries=3))
+    flow.broken = lambda item: True
+    await house.flows.install(flow)
+    await house.journal.append([event(seq) for seq in range(200)])
+    await turns()
+    await house.time(4)
+    letters = house.of(DeadLetter)
+    assert [letter.event.seq for letter in letters if letter.event] == list(range(200))
+    assert [letter.attempts for letter in letters[:2]] == [4, 1]
+    flow.broken = lambda item: item.seq == 202
+    await house.journal.append([event(seq) for seq in range(200, 204)])
+    await turns()
+    assert house.flows.runners["app.f"].held == {"gh-1": False}, "after a success there are retries again"
+    await house.time(4)
+    assert house.causes() == [event(seq).id for seq in (200, 201, 203)]
+    await house.flows.stop()
+
+
+async def test_large_events_are_taken_in_small_batches_and_bound_the_queue(house: House) -> None:
+    flow = Orders()
+    sizes: list[int] = []
+    take = flow.take
+
+    async def measured(events: Sequence[Event], turn: Turn) -> Taken:
+        sizes.append(len(events))
+        return await take(events, turn)
+
+    flow.take = measured  # type: ignore[method-assign]
+    await house.flows.install(flow)
+    large = [Event("gh-1", event(0).boot, seq, "climate", 0, 0, {"blob": b"x" * 200_000}) for seq in range(100)]
+    await house.journal.append(large)
+    await turns(200)
+    assert len(house.causes()) == 100
+    assert max(sizes) <= 12
     await house.flows.stop()
 
 
