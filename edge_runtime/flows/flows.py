@@ -28,13 +28,6 @@ PATIENCE = 2_000_000
 _log = logging.getLogger("edge.flows")
 
 
-class Control(msgspec.Struct, frozen=True):
-    """What an operator has set for a flow, over its restarts; not journalled."""
-
-    lanes: int = 1
-    rate: float | None = None
-
-
 class Flows:
     """Owns the feed and the runners. `tables` is the journal's state when the gateway starts."""
 
@@ -43,7 +36,6 @@ class Flows:
         self._clock = clock
         self._rng = rng
         self._states = dict(tables.flows)
-        self._controls: dict[str, Control] = {}
         self._stats: dict[str, FlowStats] = {}
         self._changing = asyncio.Lock()
         self.first = tables.first
@@ -126,17 +118,13 @@ class Flows:
         """Let so many batches of the flow be under way at a time (1 to 64)."""
         if not 1 <= lanes <= SLOTS:
             raise EdgeError(f"a flow has 1 to {SLOTS} lanes")
-        self.find(name)
-        self._controls[name] = msgspec.structs.replace(self.control(name), lanes=lanes)
-        await self._change(name, lambda state: state)
+        await self._change(name, lambda state: msgspec.structs.replace(state, lanes=lanes))
 
-    def limit(self, name: str, rate: float | None) -> None:
+    async def limit(self, name: str, rate: float | None) -> None:
         """Let at most `rate` events a second through the flow; None for no limit."""
         if rate is not None and rate <= 0:
             raise EdgeError("a rate is a number of events a second, above 0")
-        runner = self.find(name)
-        self._controls[name] = msgspec.structs.replace(self.control(name), rate=rate)
-        runner.limiter.rate = rate
+        await self._change(name, lambda state: msgspec.structs.replace(state, rate=rate))
 
     def release(self, name: str, key: str) -> None:
         """Try a held partition key again."""
@@ -171,10 +159,6 @@ class Flows:
         if runner is None:
             raise NotFound(f"there is no flow '{name}'", hint=nearest(name, self.runners))
         return runner
-
-    def control(self, name: str) -> Control:
-        """What has been set for a flow."""
-        return self._controls.get(name, Control())
 
     def _hear(self, stored: Sequence[Stored]) -> None:
         for item in stored:
@@ -215,7 +199,6 @@ class Flows:
         return state
 
     def _run(self, flow: Flow, state: FlowState) -> None:
-        control = self.control(flow.name)
         runner = Runner(
             flow,
             state,
@@ -223,8 +206,8 @@ class Flows:
             feed=self.feed,
             clock=self._clock,
             rng=self._rng,
-            lanes=control.lanes,
-            limiter=Limiter(self._clock, control.rate),
+            lanes=state.lanes,
+            limiter=Limiter(self._clock, state.rate),
             stats=self._stats.setdefault(flow.name, FlowStats()),
         )
         self.runners[flow.name] = runner

@@ -104,6 +104,10 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     """When its trigger was removed; 0 while there is one. Its progress is kept for `REMOVED_KEPT`, for a rollback."""
     again_done: int = -1
     """What the flow had dealt with when it was rewound: retries up to here were taken before, and are void."""
+    lanes: int = 1
+    """How many of its batches may be under way at a time."""
+    rate: float | None = None
+    """How many events a second it may take; None for no limit."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):

@@ -90,7 +90,7 @@ class FlowControl:
 
     async def limit(self, flow: str, rate: float | None) -> FlowRow:
         """Let at most so many events a second pass; None for no limit."""
-        self._flows.limit(flow, rate)
+        await self._flows.limit(flow, rate)
         return self._row(flow)
 
     async def release(self, flow: str, key: str) -> FlowRow:
@@ -183,7 +183,7 @@ class FlowControl:
 
     def _row(self, name: str) -> FlowRow:
         runner = self._flows.find(name)
-        stats, control, at = runner.stats, self._flows.control(name), runner.position()
+        stats, at = runner.stats, runner.position()
         route = None
         if isinstance(runner.flow, RouteFlow):
             route = msgspec.convert(runner.flow.counters, RouteCounts, from_attributes=True)
@@ -206,8 +206,8 @@ class FlowControl:
             waiting=stats.waiting,
             paused=runner.state.paused,
             held=runner.held,
-            lanes=control.lanes,
-            rate_limit=control.rate,
+            lanes=runner.state.lanes,
+            rate_limit=runner.state.rate,
             quiet_until=runner.state.quiet_until if at.lowest < runner.state.quiet_until else -1,
             route=route,
         )

@@ -291,7 +291,7 @@ async def test_order_per_device_holds_at_any_parallelism(house: House, lanes: in
 async def test_a_rate_limit_holds_the_flow_to_it(house: House) -> None:
     flow = Orders()
     await house.flows.install(flow)
-    house.flows.limit("app.f", 100)
+    await house.flows.limit("app.f", 100)
     for start in range(0, 1000, 50):
         await house.journal.append([event(seq) for seq in range(start, start + 50)])
         await turns(3)
@@ -301,7 +301,7 @@ async def test_a_rate_limit_holds_the_flow_to_it(house: House) -> None:
         for _ in range(10):
             house.clock.advance(100_000)
             await turns(10)
-    house.flows.limit("app.f", None)
+    await house.flows.limit("app.f", None)
     await house.time(2)
     assert len(house.causes()) == 1000
     await house.flows.stop()
