@@ -8,7 +8,7 @@ import fcntl
 import gc
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from cloud_bridge.route import RouteFlow
@@ -25,7 +25,7 @@ from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.flows.lineage import Lineage
 from edge_runtime.flows.outbox import Outbox
-from edge_runtime.flows.ports import Target
+from edge_runtime.flows.ports import Target, Unavailable
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.ingress.admission import Admission
@@ -152,8 +152,8 @@ class Gateway:
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
-        for work in (self.flows.run(), self.outbox.run(), self._keep_house()):
-            self._tasks.append(asyncio.create_task(work))
+        for work in (self.flows.run, self.outbox.run, self._keep_house):
+            self._tasks.append(asyncio.create_task(_for_ever(work)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
 
@@ -197,7 +197,8 @@ class Gateway:
             manifest = checked.manifest
             flows = self._flows_of(manifest, checked.version)
             live = self._manifests.get(manifest.app)
-            unchanged = live is not None and live[0].version == checked.version
+            running = all(f"{manifest.app}.{trigger.name}" in self.flows.runners for trigger in manifest.triggers)
+            unchanged = live is not None and live[0].version == checked.version and running
             if not request.check and not unchanged:
                 await self._go_live(checked, flows)
             return Deployed(
@@ -215,17 +216,24 @@ class Gateway:
         await self.platform.load(manifest.app, checked.version)
         record = AppVersion(manifest.app, checked.version, self._clock.now())
         await self.journal.append([record])
+        for flow in flows:
+            await self.flows.install(flow)
+        # Only now: should one of them have failed, deploying the same version again does the rest.
         old = self._manifests.get(manifest.app)
         self._manifests[manifest.app] = (record, manifest)
         self._broken.pop(manifest.app, None)
-        for flow in flows:
-            await self.flows.install(flow)
-        if old is not None:
-            for trigger in old[1].triggers:
-                if trigger.name not in {new.name for new in manifest.triggers}:
-                    await self.flows.remove(f"{manifest.app}.{trigger.name}")
-            await self.platform.unload(manifest.app, old[0].version)
+        await self._remove_others(manifest)
+        if old is not None and old[0].version != checked.version:
+            with contextlib.suppress(Unavailable):
+                await self.platform.unload(manifest.app, old[0].version)
         _log.info("app %s is live in version %s", manifest.app, checked.version)
+
+    async def _remove_others(self, manifest: Manifest) -> None:
+        """What the app has no trigger for any more need not be waited for."""
+        names = {f"{manifest.app}.{trigger.name}" for trigger in manifest.triggers}
+        for name in self.flows.known(manifest.app):
+            if name not in names:
+                await self.flows.remove(name)
 
     async def _resume(self, app: AppVersion) -> None:
         try:
@@ -239,6 +247,7 @@ class Gateway:
         self._manifests[app.app] = (app, manifest)
         for flow in flows:
             await self.flows.install(flow, resume=True)
+        await self._remove_others(manifest)
 
     def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
         return [self._flow(manifest.app, version, trigger) for trigger in manifest.triggers]
@@ -346,6 +355,16 @@ class Gateway:
         jail = jails[0]
         found = ["seccomp"] * jail.seccomp + ["no new privileges", "resource limits"]
         return [f"in force: {', '.join(found)}", *(f"missing: {what}" for what in jail.missing)]
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Do work that has no end; should a defect of ours end it, say so and begin again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            _log.exception("work in the background failed; it begins again")
+        await asyncio.sleep(1)
 
 
 def _retention(settings: Journal) -> Retention:

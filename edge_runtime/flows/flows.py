@@ -53,21 +53,32 @@ class Flows:
         A flow that is new begins where it says.
         """
         async with self._changing:
-            await self._halt(flow.name)
+            old = await self._halt(flow.name)
             state = self._states.get(flow.name)
-            if state is None or self._forgotten(state):
-                cursor = self.first - 1 if flow.start == "earliest" else self.feed.head
-                epoch = 0 if state is None else state.epoch + 1
-                state = await self._enter(FlowState(flow.name, 1, epoch, cursor))
-            elif not resume:
-                state = await self._enter(msgspec.structs.replace(state, removed=0))
+            try:
+                if state is None or self._forgotten(state):
+                    cursor = self.first - 1 if flow.start == "earliest" else self.feed.head
+                    epoch = 0 if state is None else state.epoch + 1
+                    state = await self._enter(FlowState(flow.name, 1, epoch, cursor))
+                elif not resume or state.removed:
+                    state = await self._enter(msgspec.structs.replace(state, removed=0))
+            except StorageError:
+                if old is not None and state is not None:
+                    self._run(old, state)
+                raise
             self._run(flow, state)
 
     async def remove(self, name: str) -> None:
         """Stop a flow whose trigger is gone; its progress is kept for a week, should it come back."""
         async with self._changing:
-            if await self._halt(name) is not None:
-                await self._enter(msgspec.structs.replace(self._states[name], removed=self._clock.now()))
+            await self._halt(name)
+            state = self._states.get(name)
+            if state is not None and not state.removed:
+                await self._enter(msgspec.structs.replace(state, removed=self._clock.now()))
+
+    def known(self, app: str) -> list[str]:
+        """The flows of an app that have a state and were not removed, whether they run or not."""
+        return [name for name, state in self._states.items() if name.startswith(f"{app}.") and not state.removed]
 
     def _forgotten(self, state: FlowState) -> bool:
         return state.removed > 0 and self._clock.now() - state.removed > REMOVED_KEPT
@@ -142,6 +153,8 @@ class Flows:
                 if runner.halted and not runner.state.paused:
                     try:
                         await self.pause(name)
+                    except NotFound:
+                        pass  # It was removed in this moment.
                     except StorageError as error:
                         _log.warning("flow %s has stopped; that could not be stored yet: %s", name, error)
                 else:

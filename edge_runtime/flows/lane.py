@@ -69,9 +69,14 @@ class Lane:
         if self.missing_after is not None:
             return
         if self.key is not None and self.full:
-            self.missing_after = self.pending[-1].offset
-            return
-        self.put(item)
+            self.leave(item)
+        else:
+            self.put(item)
+
+    def leave(self, item: Item) -> None:
+        """Do not keep an event of a held key: from it on they are read again."""
+        if self.missing_after is None:
+            self.missing_after = self.pending[-1].offset if self.pending else item.offset - 1
 
     def put(self, item: Item) -> None:
         """Queue an event, whatever there is already."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import msgspec
 
@@ -26,6 +27,8 @@ LAZY_RECORDS = 10_000
 """Progress without effects is committed after so many records, or at the next `save`."""
 MAX_EFFECTS = 900
 """Effects in one commit, if more than one event has some: a commit is one append of at most 1,000 records."""
+MAX_HELD = 8192
+"""Events of held keys in memory, all keys together: beyond it they are read again when their turn comes."""
 FIRST_WAIT = 100_000
 LONGEST_WAIT = 30_000_000
 """Pause while something is out of reach, and between retries, microseconds: doubled each time, with jitter."""
@@ -146,14 +149,20 @@ class Runner:
         while True:
             try:
                 batch = await self._feed.after(self._read, BATCH)
-            except StorageError as error:
-                self.stats.waiting = str(error)
+                # All before any is queued: should one of them fail, the batch is looked at again as a whole.
+                items = [item for item in map(self._item, batch) if item is not None]
+            except Exception as error:
+                self._report(error)
                 await self._clock.sleep(FIRST_WAIT)
                 continue
-            for stored in batch:
-                item = self._item(stored)
-                if item is not None and not self._start.done(item.offset, item.key):
-                    self._lane_of(item.key).add(item)
+            crowded = sum(len(lane.pending) for lane in self._held.values()) >= MAX_HELD
+            for item in items:
+                if not self._start.done(item.offset, item.key):
+                    lane = self._lane_of(item.key)
+                    if crowded and lane.key is not None:
+                        lane.leave(item)
+                    else:
+                        lane.add(item)
             self._read = batch[-1].offset
             for lane in self._all():
                 lane.reached = max(lane.reached, self._read)
@@ -202,34 +211,44 @@ class Runner:
             else:
                 wait = FIRST_WAIT
             pause = False
-            if not lane.pending and lane.key is not None and await self._drained(lane):
-                del self._held[lane.key]
-                return
-            if not lane.pending or lane.parked or self._closing or self.halted:
-                await lane.news()
-                continue
-            items = lane.head(self._quiet)
-            await self.limiter.pass_(len(items))
-            self._working += 1
-            self._idle.clear()
             try:
-                pause = await self._turn(lane, items)
+                if not lane.pending and lane.key is not None and await self._drained(lane):
+                    del self._held[lane.key]
+                    return
+                if not lane.pending or lane.parked or self._closing or self.halted:
+                    await lane.news()
+                    continue
+                items = lane.head(self._quiet)
+                await self.limiter.pass_(len(items))
+                with self._at_work():
+                    pause = await self._turn(lane, items)
             except StaleGeneration as error:
                 _log.info("flow %s hands over: %s", self.flow.name, error)
                 self._end(lane)
                 return
-            except StorageError as error:
-                self.stats.waiting = str(error)
-                pause = True
             except Exception as error:
-                # A defect of ours: nothing is lost by trying again, and it must not go unseen.
-                self.stats.waiting = f"internal error: {error!r}"
-                _log.exception("flow %s failed inside the gateway; it will be tried again", self.flow.name)
+                self._report(error)
                 pause = True
-            finally:
-                self._working -= 1
-                if not self._working:
-                    self._idle.set()
+
+    def _report(self, error: Exception) -> None:
+        """Say why the flow does not go on just now; it will be tried again."""
+        if isinstance(error, StorageError):
+            self.stats.waiting = str(error)
+        else:
+            # A defect of ours: nothing is lost by trying again, and it must not go unseen.
+            self.stats.waiting = f"internal error: {error!r}"
+            _log.error("flow %s failed inside the gateway; it will be tried again", self.flow.name, exc_info=error)
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._working += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._working -= 1
+            if not self._working:
+                self._idle.set()
 
     async def _turn(self, lane: Lane, items: list[Item]) -> bool:
         """Take a batch and commit what became of it; True if a pause is due before the next."""
@@ -343,7 +362,7 @@ class Runner:
                 break
             batch = await self._journal.read(lane.missing_after, BATCH)
             for stored in batch:
-                if stored.offset > self._read or lane.full:
+                if stored.offset > self._read or len(lane.pending) >= BATCH or lane.full:
                     break
                 item = self._item(stored)
                 if item is not None and item.key == lane.key and not self._start.done(item.offset, item.key):

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from edge_runtime.errors import EdgeError, NotFound
+from edge_runtime.errors import EdgeError, NotFound, StorageError
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Policy, Taken, Turn
 from edge_runtime.flows.flows import SAVE_EVERY
 from edge_runtime.flows.lane import MAX_PENDING
-from edge_runtime.journal.records import Command, DeadLetter, Retry
+from edge_runtime.flows.runner import MAX_HELD
+from edge_runtime.journal.records import Command, DeadLetter, Retry, Stored
 from tests.flows.conftest import House, Orders, event, turns
 
 
@@ -304,4 +305,103 @@ async def test_a_rate_limit_holds_the_flow_to_it(house: House) -> None:
     await house.flows.limit("app.f", None)
     await house.time(2)
     assert len(house.causes()) == 1000
+    await house.flows.stop()
+
+
+async def test_a_held_device_survives_a_read_that_fails(house: House) -> None:
+    flow = Orders(policy=Policy(retries=1))
+    flow.broken = lambda item: item.device == "bad"
+    await house.flows.install(flow)
+    await house.journal.append([event(0, "bad")])
+    await turns()
+    total = 2 * MAX_PENDING
+    for start in range(1, total, 500):
+        await house.journal.append([event(seq, "bad") for seq in range(start, min(start + 500, total))])
+        await turns(5)
+    flow.broken = lambda item: False
+    read, failures = house.journal.read, iter([True, True])
+
+    async def failing(after: int, limit: int) -> list[Stored]:
+        if next(failures, False):
+            raise StorageError("the disk is gone for a moment")
+        return await read(after, limit)
+
+    house.journal.read = failing  # type: ignore[method-assign]
+    await house.time(40)
+    assert next(failures, None) is None, "it was read again"
+    assert house.causes() == [event(seq, "bad").id for seq in range(total)]
+    await house.flows.stop()
+
+
+async def test_a_condition_that_fails_ends_no_flow(house: House) -> None:
+    flow = Orders()
+    wants, failures = flow.wants, iter([True])
+
+    def failing(item: Event) -> bool:
+        if next(failures, False):
+            raise ZeroDivisionError
+        return wants(item)
+
+    flow.wants = failing  # type: ignore[method-assign, assignment]
+    await house.flows.install(flow)
+    await house.journal.append([event(0), event(1)])
+    await turns()
+    assert "ZeroDivisionError" in house.flows.runners["app.f"].stats.waiting
+    await house.time(2)
+    assert house.causes() == [event(0).id, event(1).id]
+    await house.flows.stop()
+
+
+async def test_many_held_devices_are_bounded_together_and_lose_nothing(house: House) -> None:
+    flow = Orders(policy=Policy(retries=0, on_error="hold"))
+    flow.broken = lambda item: True
+    await house.flows.install(flow)
+    devices = [f"d{number}" for number in range(60)]
+    for seq in range(0, 300, 10):
+        await house.journal.append([event(seq + n, device) for device in devices for n in range(10)])
+        await turns(5)
+    runner = house.flows.runners["app.f"]
+    assert len(runner.held) == 60
+    assert sum(len(lane.pending) for lane in runner._held.values()) <= MAX_HELD + 600
+    flow.broken = lambda item: False
+    for device in devices:
+        house.flows.release("app.f", device)
+    await house.time(40)
+    causes = house.causes()
+    assert len(causes) == 60 * 300
+    for device in devices[:5]:
+        assert [cause for cause in causes if cause.startswith(f"{device}/")] == [
+            event(s, device).id for s in range(300)
+        ]
+    await house.flows.stop()
+
+
+async def test_a_flow_whose_replacement_cannot_be_stored_goes_on(house: House) -> None:
+    flow = Orders()
+    await house.flows.install(flow)
+    house.journal.full = True
+    with pytest.raises(StorageError):
+        await house.flows.install(Orders())
+    house.journal.full = False
+    await house.journal.append([event(0)])
+    await turns()
+    assert house.causes() == [event(0).id]
+    await house.flows.stop()
+
+
+async def test_a_halted_flow_that_is_removed_ends_nobody_else(house: House) -> None:
+    flow = Orders(policy=Policy(retries=0, on_error="stop"))
+    flow.broken = lambda item: True
+    await house.flows.install(flow)
+    running = asyncio.create_task(house.flows.run())
+    await house.journal.append([event(0)])
+    await turns()
+    removing = asyncio.create_task(house.flows.remove("app.f"))
+    house.clock.advance(SAVE_EVERY)
+    await turns()
+    await house.time(2)
+    await removing
+    assert not running.done()
+    running.cancel()
+    assert house.flows.known("app") == []
     await house.flows.stop()
