@@ -22,6 +22,8 @@ from edge_runtime.planes import backups
 from edge_runtime.planes.client import Client, NotRunning
 from edge_runtime.planes.messages import Finding, FlowRow
 
+SHOWN = 5
+"""Held keys named in one line."""
 ROOM_WANTED = 256 << 20
 """Free disk space below which a gateway will soon stop acknowledging."""
 
@@ -123,12 +125,16 @@ def _running(settings: config.Config) -> Iterator[Finding]:
     advice = "Free disk space or raise journal.max_size; it goes on by itself." if health.state == "full" else ""
     yield Finding(health.state == "ok", "health", health.words, advice)
     for row in status.flows:
-        yield Finding(not row.waiting, f"flow {row.flow}", row.waiting or f"{row.state}, lag {row.lag}", _advice(row))
+        waits = [key for key, parked in row.held.items() if parked]
+        found = row.waiting or f"{row.state}, lag {row.lag}"
+        if waits:
+            found += f"; held back until released: {', '.join(waits[:SHOWN])}{' ...' if len(waits) > SHOWN else ''}"
+        yield Finding(not row.waiting and not waits and row.state != "stopped", f"flow {row.flow}", found, _advice(row))
 
 
 def _advice(row: FlowRow) -> str:
     if row.state == "stopped" or any(row.held.values()):
-        return f"See why with: edge dead list --flow {row.flow}"
+        return f"See why with: edge dead list --flow {row.flow}; then: edge flow release {row.flow} KEY"
     if row.route is not None and row.route.last_error and row.waiting:
         return "It goes on by itself when the target answers."
     return f"It goes on with: edge flow resume {row.flow}" if row.paused else ""
