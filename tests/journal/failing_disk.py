@@ -1,6 +1,7 @@
 """A writer process on a disk that fails to sync: `python -m tests.journal.failing_disk FD SYNC PATH`.
 
-The SYNC-th call of fsync fails, and only that one: who tried again would succeed, and be wrong.
+The SYNC-th call of fsync after the start fails (0: the first one of the start), and only that one: who tried again
+would succeed, and be wrong.
 """
 
 from __future__ import annotations
@@ -48,7 +49,14 @@ class _File(apsw.VFSFile):
 
 if __name__ == "__main__":
     disk = FailingDisk()
-    store = Store(Path(sys.argv[3]), vfs="failing-disk")
-    # Only what comes after the start counts.
-    disk.failing = disk.syncs + int(sys.argv[2])
-    writer.run(store, socket.socket(fileno=int(sys.argv[1])))
+    number = int(sys.argv[2])
+
+    def opened() -> Store:
+        """The store; from here on the syncs are counted."""
+        if number == 0:
+            disk.failing = 1
+        store = Store(Path(sys.argv[3]), vfs="failing-disk")
+        disk.failing = disk.syncs + number
+        return store
+
+    writer.run(opened, socket.socket(fileno=int(sys.argv[1])))

@@ -122,6 +122,7 @@ class Replay:
         self._changes = changes
         self._durable: dict[str, bytearray] = {}
         self._pending: list[Change] = []
+        self._cached: dict[str, bytearray] = {}
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Change]:
@@ -143,11 +144,30 @@ class Replay:
                 ]
             else:
                 self._pending.append((what, name, at, data))
+                _carry_out(self._cached, change)
             yield change
 
     def dropped(self) -> Files:
         """Nothing of what was not synced has arrived."""
         return {name: bytes(data) for name, data in self._durable.items()}
+
+    def cached(self) -> Files:
+        """What a process sees that is started now, while the power is still on."""
+        return {name: bytes(data) for name, data in self._cached.items()}
+
+    def continued(self, changes: list[Change], failed: str = "") -> Replay:
+        """What the disk holds after `changes` by the next process.
+
+        `failed`: a file of which the last sync failed. Its pages have not arrived, and the system has forgotten it.
+        """
+        copy = Replay(changes)
+        copy._durable = {name: bytearray(data) for name, data in self._durable.items()}
+        copy._cached = {name: bytearray(data) for name, data in self._cached.items()}
+        copy._pending = [change for change in self._pending if change[:2] != ("write", failed)]
+        copy.notes = list(self.notes)
+        for _change in copy:
+            pass
+        return copy
 
     def torn(self, rng: random.Random) -> Files:
         """Some of what was not synced has arrived, in any order, sector by sector, the last of it perhaps in part."""

@@ -84,6 +84,24 @@ async def test_too_many_records_at_once_are_refused(tmp_path: Path) -> None:
         await journal.append([event(1)])
 
 
+async def test_a_cancelled_backup_does_not_stand_in_the_way_of_others(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    for start in range(0, 2000, 500):
+        await journal.append([event(seq) for seq in range(start, start + 500)])
+    first = asyncio.ensure_future(journal.backup(tmp_path / "first.db"))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    with pytest.raises(StorageError, match="another backup"):
+        await journal.backup(tmp_path / "second.db")
+    while not (tmp_path / "first.db").exists():
+        await journal.tables()
+    await journal.tables()  # answered after the news of the copy's end
+    assert (await journal.backup(tmp_path / "third.db")).records == 2000
+    await journal.close()
+
+
 async def test_a_killed_writer_is_noticed(tmp_path: Path) -> None:
     journal = await SqliteJournal.open(tmp_path / "journal.db")
     await journal.append([event(0)])

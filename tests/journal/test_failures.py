@@ -77,6 +77,47 @@ def test_a_failed_fsync_ends_the_process(failing: int, tmp_path: Path) -> None:
     after.close()
 
 
+def test_what_was_found_is_made_durable_on_a_real_disk_too(tmp_path: Path) -> None:
+    disk = Disk()
+    before = Store(PATH, vfs=disk.vfs)
+    for start in range(0, 8000, 1000):
+        before.write([Op([event(seq) for seq in range(start, start + 1000)])])
+    left = disk.contents()
+    assert len(left["journal.db-wal"]) > 2 << 20
+    for name, data in left.items():
+        (tmp_path / name).write_bytes(data)
+    after = Store(tmp_path / "journal.db")
+    assert (tmp_path / "journal.db-wal").read_bytes() == left["journal.db-wal"]
+    assert contents(after) == contents(before)
+    before.close()
+    after.close()
+
+
+def test_a_failed_fsync_of_what_was_found_ends_the_process_before_it_serves(tmp_path: Path) -> None:
+    disk = Disk()
+    before = Store(PATH, vfs=disk.vfs)
+    before.write([Op([event(0)])])
+    # As a kill leaves it, with the write-ahead log.
+    path = tmp_path / "journal.db"
+    left = disk.contents()
+    for name, data in left.items():
+        (tmp_path / name).write_bytes(data)
+    before.close()
+    ours, theirs = socket.socketpair()
+    ours.settimeout(30)
+    command = [sys.executable, "-m", "tests.journal.failing_disk", str(theirs.fileno()), "0", str(path)]
+    with ours, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as process:
+        theirs.close()
+        assert reply(ours) is None
+        assert process.stderr is not None
+        assert b"failed to make data durable" in process.stderr.read()
+        assert process.wait(30) == EXIT_FSYNC_FAILED
+    assert (tmp_path / "journal.db-wal").read_bytes() == left["journal.db-wal"], "tried again on closing"
+    after = Store(path)
+    assert after.head == 0
+    after.close()
+
+
 class SmallDisk(Disk):
     """Full at the `failing`-th change that needs room, and from then on, until somebody makes room."""
 
@@ -165,6 +206,22 @@ def test_no_room_to_make_a_journal() -> None:
         Store(PATH, vfs=disk.vfs)
     disk.left = None
     Store(PATH, vfs=disk.vfs).close()
+
+
+def test_no_room_to_make_durable_what_was_found() -> None:
+    first = SmallDisk()
+    store = Store(PATH, vfs=first.vfs)
+    store.write([Op([event(0)])])
+    disk = SmallDisk()
+    disk.files = {name: bytearray(data) for name, data in first.contents().items()}
+    store.close()
+    disk.left = 0
+    with pytest.raises(StorageFull, match="no room to open"):
+        Store(PATH, vfs=disk.vfs)
+    disk.left = None
+    again = Store(PATH, vfs=disk.vfs)
+    assert again.head == 0
+    again.close()
 
 
 class Shared(Disk):

@@ -33,9 +33,15 @@ class Promised(msgspec.Struct):
 def one_life(path: Path, promised: Promised, rng: random.Random) -> None:
     """Let the program run until a random line has been acknowledged, and a random moment longer; then kill it."""
     command = [sys.executable, "-m", "tests.journal.killed", str(path), str(promised.events)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, stderr=subprocess.DEVNULL) as program:
+    said = path.with_suffix(".stderr")
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, stderr=errors) as program,
+    ):
         assert program.stdout is not None
-        writer = int(program.stdout.readline().split()[1])
+        line = program.stdout.readline()
+        assert line.startswith("writer "), f"it did not start: {said.read_text()}"
+        writer = int(line.split()[1])
         try:
             for _ in range(rng.randint(1, 30)):
                 note(program.stdout.readline(), promised)

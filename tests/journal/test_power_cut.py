@@ -140,6 +140,33 @@ def suite(rounds: int) -> int:
     return cuts
 
 
+def restarts(rounds: int) -> int:
+    """Kill the writer after each of its writes; the power goes when the next one has acknowledged what it found."""
+    workload = Workload()
+    workload.run(rounds)
+    replay = Replay(workload.disk.changes)
+    rng = random.Random(20_261_122)
+    killed = 0
+    for what, name, _, _ in replay:
+        if what != "write":
+            continue
+        killed += 1
+        disk = Disk(replay.cached())
+        store = Store(PATH, vfs=disk.vfs)
+        tables = store.tables()
+        seqs = 1 + max((item.record.seq for item in contents(store) if isinstance(item.record, Event)), default=-1)
+        (done,) = store.write([Op([event(seq) for seq in range(seqs)])])
+        assert [placed for _, placed in done.others] == [Placed.DUPLICATE] * seqs
+        if FLOW in tables.flows:
+            disk.note(f"{tables.head} {seqs} {tables.flows[FLOW].cursor} {len(tables.outbox)}")
+        # Killed only, or killed because its fsync had failed.
+        for failed in ("", name):
+            after = replay.continued(list(disk.changes), failed)
+            check(after.dropped(), after.notes)
+            check(after.torn(rng), after.notes)
+    return killed
+
+
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots and checkpoints every few records, so that a short workload meets them all."""
@@ -150,6 +177,16 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_power_may_go_at_any_write() -> None:
     assert suite(70) > 1000
+
+
+def test_what_a_restart_finds_is_durable_before_it_is_acknowledged() -> None:
+    assert restarts(25) > 200
+
+
+def test_the_suite_finds_what_only_the_page_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_make_durable", lambda path, vfs: None)
+    with pytest.raises(AssertionError, match="were acknowledged"):
+        restarts(25)
 
 
 @pytest.mark.parametrize("synchronous", ["NORMAL", "OFF"])

@@ -172,6 +172,7 @@ class SqliteJournal(asyncio.Protocol):
         """Copy the journal, as it stands when the copy ends, to the new file `to`, and verify every record of it.
 
         Commits go on meanwhile. Raises StorageError, and leaves nothing behind, if `to` exists or the copy fails.
+        Who is cancelled only stops waiting: the copy is made all the same, and until then no other is begun.
         """
         if self._backup is not None:
             raise StorageError("another backup is being made", hint="Wait for it to end.")
@@ -179,11 +180,7 @@ class SqliteJournal(asyncio.Protocol):
             raise StorageError("the journal is closed")
         self._backup = self._loop.create_future()
         self._transport.write(frame(_encode(Backup(str(to.absolute())))))
-        try:
-            outcome = await asyncio.shield(self._backup)
-        finally:
-            if self._backup.done():
-                self._backup = None
+        outcome = await asyncio.shield(self._backup)
         if outcome.error:
             raise StorageError(outcome.error, hint=outcome.hint)
         return outcome
@@ -329,6 +326,7 @@ class SqliteJournal(asyncio.Protocol):
             elif isinstance(reply, BackedUp):
                 if self._backup is not None:
                     self._backup.set_result(reply)
+                    self._backup = None
             else:
                 self._replies.popleft()(reply)
 
@@ -344,8 +342,9 @@ class SqliteJournal(asyncio.Protocol):
             self._replies.popleft()(gone)
         while self._pending:
             _settle(self._pending.popleft().future, _error(gone))
-        if self._backup is not None and not self._backup.done():
+        if self._backup is not None:
             self._backup.set_exception(_error(gone))
+            self._backup = None
         if not self._closing and not self.lost.done():
             self.lost.set_result(None)
 

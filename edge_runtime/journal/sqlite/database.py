@@ -22,6 +22,8 @@ PAGE_SIZE = 1024
 SYNCHRONOUS = "FULL"
 """With NORMAL a commit is not on the disk when it returns, and an acknowledgement would be a lie; a test shows it."""
 
+REWRITE_BYTES = 64 << 10
+"""Of the write-ahead log at once, when it is made durable at start; SQLite's file systems write less than 128 KiB."""
 BUSY_MS = 10_000
 """A writer whose daemon has died still saves its snapshot and ends: the next one waits for it."""
 
@@ -37,7 +39,8 @@ class FsyncFailed(BaseException):
 def open_database(path: Path, vfs: str | None = None) -> apsw.Connection:
     """Open a journal for this process alone, make it if missing, bring an older schema up to date.
 
-    A file that is not ours, or newer than this version, is refused (StorageError) with not one byte changed.
+    What it holds when this returns is durable. A file that is not ours, or newer than this version, is refused
+    (StorageError) with not one byte changed. Raises FsyncFailed when the process must end.
     """
     if vfs is None:
         _refuse_strangers(path)
@@ -47,13 +50,47 @@ def open_database(path: Path, vfs: str | None = None) -> apsw.Connection:
         raise StorageError(f"{path} cannot be opened: {error}", hint="Check the folder and its permissions.") from error
     try:
         _prepare(db, path)
+        _make_durable(path, vfs)
     except apsw.Error as error:
-        db.close()
-        raise explained(error, path) from error
+        _give_up(db)
+        raise (FsyncFailed(str(error)) if is_failed_fsync(error) else explained(error, path)) from error
     except BaseException:
-        db.close()
+        _give_up(db)
         raise
     return db
+
+
+def _give_up(db: apsw.Connection) -> None:
+    # Else closing would copy the write-ahead log back: sync again after an fsync that failed, and be told all is well.
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    db.close()
+
+
+def _make_durable(path: Path, vfs: str | None) -> None:
+    """Have everything that has been recovered on the disk, before anybody hears of it.
+
+    A writer that was killed between a write and its fsync leaves transactions that only the page cache holds. They
+    are recovered like any other, and a repeat of one is a duplicate, acknowledged without another write: a loss of
+    power would then lose it. After an fsync that failed, the system takes those pages for clean, and a second fsync
+    succeeds without writing them. So the log is written again, in place, which needs no room, and synced.
+
+    The database needs nothing: until it has been synced, all that is new in it stands in the log as well. Call it
+    with the lock held, so that nobody else writes to the log.
+    """
+    # As SQLite opens it: with these flags a sync makes the name of the file durable too.
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_WAL
+    log = apsw.VFSFile(vfs or "", f"{path.absolute() if vfs is None else path}-wal", [flags, 0])
+    try:
+        size = log.xFileSize()
+        for offset in range(0, size, REWRITE_BYTES):
+            log.xWrite(log.xRead(min(REWRITE_BYTES, size - offset), offset), offset)
+        if size:
+            try:
+                log.xSync(apsw.SQLITE_SYNC_NORMAL)
+            except apsw.Error as error:
+                raise FsyncFailed(str(error)) from error
+    finally:
+        log.xClose()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import msgspec
@@ -131,13 +131,15 @@ def answer(store: Store, request: Question) -> Reply:
         return Failed(str(error), error.hint, isinstance(error, StorageFull))
 
 
-def run(store: Store, connection: socket.socket) -> None:
-    """Say that the journal is open, and serve until the end; a failed fsync ends the process there and then."""
+def run(opened: Callable[[], Store], connection: socket.socket) -> None:
+    """Open the journal, say so, and serve until the end; a failed fsync ends the process there and then."""
     try:
-        connection.sendall(frame(_encode(TablesReply(store.tables()))))
-        with contextlib.closing(Server(store, connection)) as server:
-            server.serve()
-        store.close()
+        try:
+            store = opened()
+        except StorageError as error:
+            connection.sendall(frame(_encode(Failed(str(error), error.hint, isinstance(error, StorageFull)))))
+            sys.exit(1)
+        _run(store, connection)
     except FsyncFailed as error:
         print(
             f"edge journal: the disk failed to make data durable ({error}); restart to recover",
@@ -145,6 +147,14 @@ def run(store: Store, connection: socket.socket) -> None:
         )
         sys.stderr.flush()
         os._exit(EXIT_FSYNC_FAILED)
+
+
+def _run(store: Store, connection: socket.socket) -> None:
+    try:
+        connection.sendall(frame(_encode(TablesReply(store.tables()))))
+        with contextlib.closing(Server(store, connection)) as server:
+            server.serve()
+        store.close()
     except (BrokenPipeError, ConnectionResetError):
         store.close()
 
@@ -155,16 +165,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
-    try:
-        settings = msgspec.json.decode(sys.argv[2], type=Settings)
-        path = Path(sys.argv[3])
-        size = reserve_size(settings.max_bytes)
-        reserve = Reserve(path.with_name(f"{path.name}-reserve"), size) if size else None
-        store = Store(path, settings.max_bytes, settings.retention, reserve=reserve)
-    except StorageError as error:
-        connection.sendall(frame(_encode(Failed(str(error), error.hint, isinstance(error, StorageFull)))))
-        sys.exit(1)
-    run(store, connection)
+    settings = msgspec.json.decode(sys.argv[2], type=Settings)
+    path = Path(sys.argv[3])
+    size = reserve_size(settings.max_bytes)
+    reserve = Reserve(path.with_name(f"{path.name}-reserve"), size) if size else None
+    run(lambda: Store(path, settings.max_bytes, settings.retention, reserve=reserve), connection)
 
 
 if __name__ == "__main__":
