@@ -36,13 +36,16 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Where the configuration goes; made if missing.")] = Path("."),
 ) -> None:
     """Write a commented edge.toml with every setting at its default."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(config.default_text())
-    except FileExistsError:
-        raise ConfigError(f"{path} is there already", hint="It was not touched.") from None
+    except OSError as error:
+        if isinstance(error, FileExistsError) and path.exists():
+            raise ConfigError(f"{path} is there already", hint="It was not touched.") from None
+        hint = "Choose a folder that you may write to."
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint=hint) from None
     out.print(f"Wrote {path}. Next: [bold]edge run --config {path}[/]")
 
 
@@ -66,6 +69,8 @@ async def _serve(settings: config.Config) -> int:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             return 0
+    if stopping.is_set() and starting.exception() is not None:
+        return 0  # whoever ended us may have ended a process of the start as well
     gateway = starting.result()
     try:
         api = ApiServer(gateway, settings.socket)

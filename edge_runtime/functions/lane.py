@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_runtime.errors import EdgeError
 from edge_runtime.events import Event
 from edge_runtime.flows.ports import Failure, Outcome, Unavailable
 from edge_runtime.functions.limits import Limits
@@ -15,6 +15,8 @@ from edge_runtime.functions.outcomes import encode_event, judge
 from edge_runtime.functions.remote import ExecutorDied, Remote
 from edge_runtime.functions.sandbox.executor import QUANTUM
 from edge_runtime.functions.sandbox.protocol import Load, Loaded, Outcomes, Refused, Reply, Run, Unload
+
+_log = logging.getLogger("edge.functions")
 
 MAX_EVENTS = 256
 """Events handed over at once. More gains nothing (measured), and what an executor does not begin is sent again."""
@@ -136,16 +138,14 @@ class Lane:
     async def start(self) -> None:
         """Start the executor. Raises `EdgeError`."""
         await self.remote.start()
-        self._task = asyncio.get_running_loop().create_task(self._work())
+        self._task = asyncio.get_running_loop().create_task(self._supervise())
 
     async def stop(self) -> None:
         """End the executor; what waits becomes `Unavailable`."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for job in self._queue:
-            job.fail(Unavailable("the function platform is stopping"))
-        self._queue.clear()
+        self._fail_all(Unavailable("the function platform is stopping"))
         await self.remote.stop()
 
     async def load(self, app: int, source: str, limits: Limits) -> Loaded:
@@ -172,6 +172,21 @@ class Lane:
         self._queue.append(job)
         self._more.set()
         return await job.future
+
+    async def _supervise(self) -> None:
+        """Work until cancelled. What no one foresaw fails the jobs that wait; it does not end the lane."""
+        while True:
+            try:
+                await self._work()
+            except Exception as error:
+                _log.exception("an executor's work was interrupted; it goes on")
+                self._fail_all(Unavailable(f"the function platform stumbled: {error!r}"))
+                await asyncio.sleep(BACKOFF[-1])
+
+    def _fail_all(self, error: Exception) -> None:
+        for job in self._queue:
+            job.fail(error)
+        self._queue.clear()
 
     async def _work(self) -> None:
         while True:
@@ -297,23 +312,28 @@ class Lane:
                 self._loaded.pop(job.app, None)
 
     async def _recover(self) -> None:
-        """Start a new executor and load into it what the old one had."""
+        """Start a new executor and load into it what the old one had; again and again, whatever is in the way."""
         self.restarts += 1
         attempt = 0
-        while True:
-            await self.remote.stop()
-            await asyncio.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
-            attempt += 1
-            self.remote = Remote(self._compiled, self._stock)
-            try:
-                await self.remote.start()
-                for loaded in list(self._loaded.values()):
-                    await self._reload(loaded)
-            except (EdgeError, ExecutorDied) as error:
-                self.problem = str(error)
-                for job in self._queue:
-                    job.fail(Unavailable(f"the sandbox does not start: {error}"))
-                self._queue.clear()
-                continue
+        try:
+            while not await self._restart(BACKOFF[min(attempt, len(BACKOFF) - 1)]):
+                attempt += 1
+        finally:
             self.problem = ""
-            return
+
+    async def _restart(self, delay: float) -> bool:
+        """One attempt to recover; where it fails, so does what waits."""
+        try:
+            await self.remote.stop()
+            await asyncio.sleep(delay)
+            self.remote = Remote(self._compiled, self._stock)
+            await self.remote.start()
+            for loaded in list(self._loaded.values()):
+                await self._reload(loaded)
+        except Exception as error:
+            if not self.problem:
+                _log.warning("an executor does not start again, it is tried on: %s", error)
+            self.problem = str(error) or repr(error)
+            self._fail_all(Unavailable(f"the sandbox does not start: {self.problem}"))
+            return False
+        return True

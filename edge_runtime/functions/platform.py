@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,10 @@ MAX_RETRIES = 100
 _MISSING = "ModuleNotFoundError"
 
 
+class _Stopped(Exception):
+    """Thrown through the build of the guest, to end it."""
+
+
 class Checked(msgspec.Struct, frozen=True):
     """An app that the sandbox has loaded once."""
 
@@ -47,7 +52,7 @@ class ExecutorReport(msgspec.Struct, frozen=True):
 
     pid: int
     jail: JailReport | None
-    """What confines it; None while it is being started."""
+    """What confines it; None while it is being started, and once it has ended."""
     startup_us: int
     apps: int
     restarts: int
@@ -102,14 +107,24 @@ class FunctionPlatform:
         """Build and compile the guest where that has not been done, and start the executors.
 
         `progress` is told (in this event loop) what is going on and how much of it is done, between 0 and 1.
+        Cancelled, it ends the build at once, and with it every process of the build.
         """
         loop = asyncio.get_running_loop()
+        stopped = threading.Event()
 
         def report(what: str, fraction: float) -> None:
+            if stopped.is_set():
+                raise _Stopped
             if progress is not None:
                 loop.call_soon_threadsafe(progress, what, fraction)
 
-        await asyncio.to_thread(self._prepare, report)
+        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, report))
+        try:
+            await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            stopped.set()  # seen within cache.POLL
+            await asyncio.gather(preparing, return_exceptions=True)
+            raise
         pool = Pool(self._compiled, self._executors, self._stock)
         await pool.start()
         self._pool = pool

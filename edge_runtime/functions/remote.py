@@ -49,24 +49,50 @@ class _Channel(asyncio.Protocol):
                     raise msgspec.ValidationError("a reply that nobody asked for")
                 self._waiter.set_result(reply)
         except (msgspec.MsgspecError, FrameTooLarge) as error:
-            self._close(f"it sent something that is not a reply ({error})")
+            self.close(f"it sent something that is not a reply ({error})")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._close("it ended")
+        self.close("it ended")
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be said or heard any more."""
+        return bool(self._closed)
 
     def expect(self) -> asyncio.Future[Reply]:
         """The next reply. Fails with `ExecutorDied` when the channel closes."""
         self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter.add_done_callback(_retrieve)
         if self._closed:
             self._waiter.set_exception(ExecutorDied(self._closed))
         return self._waiter
 
-    def _close(self, why: str) -> None:
+    def ask(self, data: bytes) -> asyncio.Future[Reply]:
+        """Send a request; answers its reply to come. Raises `ExecutorDied` where the channel is closed."""
+        if self._closed:
+            raise ExecutorDied(self._closed)
+        assert self.transport is not None
+        answer = self.expect()
+        try:
+            self.transport.write(data)
+        except (OSError, RuntimeError) as error:  # uvloop's way to say that it is closed, before we are told
+            self.close(f"it cannot be written to ({error})")
+            raise ExecutorDied(self._closed) from error
+        return answer
+
+    def close(self, why: str) -> None:
+        """Close it; whoever waits gets `ExecutorDied`. The first reason counts."""
         self._closed = self._closed or why
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ExecutorDied(self._closed))
         if self.transport is not None:
             self.transport.abort()
+
+
+def _retrieve(answer: asyncio.Future[Reply]) -> None:
+    """Look at the outcome of an answer that perhaps nobody awaits any more, so that asyncio does not complain of it."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 class Remote:
@@ -79,7 +105,13 @@ class Remote:
         self._channel = _Channel()
         self._reader: asyncio.Task[None] | None = None
         self._said = b""
-        self.ready: Ready | None = None
+        self._ready: Ready | None = None
+
+    @property
+    def ready(self) -> Ready | None:
+        """What it said of itself when it was ready; None before, and once it has ended."""
+        ended = self._channel.closed or (self._process is not None and self._process.returncode is not None)
+        return None if ended else self._ready
 
     @property
     def pid(self) -> int:
@@ -88,20 +120,11 @@ class Remote:
 
     async def start(self) -> Ready:
         """Start the process and wait until it is locked. Raises `EdgeError` with what it said."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = command("edge_runtime.functions.sandbox.executor", str(self._compiled), str(self._stock))
-            self._process = await asyncio.create_subprocess_exec(
-                *arguments,
-                stdin=theirs.fileno(),
-                stdout=DEVNULL,
-                stderr=PIPE,
-                env={},
-                start_new_session=True,  # a Ctrl-C is for the gateway, which ends its executors itself
-            )
-        loop = asyncio.get_running_loop()
-        self._reader = loop.create_task(self._listen())
-        await loop.create_connection(lambda: self._channel, sock=ours)
+        try:
+            await self._spawn()
+        except OSError as error:  # too many processes or open files, too little memory
+            await self.stop()
+            raise EdgeError(f"the sandbox did not start: {error.strerror or error}") from error
         try:
             reply = await asyncio.wait_for(self._channel.expect(), START_TIMEOUT)
         except (ExecutorDied, TimeoutError) as error:
@@ -111,14 +134,33 @@ class Remote:
         if not isinstance(reply, Ready):
             await self.stop()
             raise EdgeError("the sandbox did not start: it answered before it was ready")
-        self.ready = reply
+        self._ready = reply
         return reply
+
+    async def _spawn(self) -> None:
+        """Start the process with its channel."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                arguments = command("edge_runtime.functions.sandbox.executor", str(self._compiled), str(self._stock))
+                self._process = await asyncio.create_subprocess_exec(
+                    *arguments,
+                    stdin=theirs.fileno(),
+                    stdout=DEVNULL,
+                    stderr=PIPE,
+                    env={},
+                    start_new_session=True,  # a Ctrl-C is for the gateway, which ends its executors itself
+                )
+            loop = asyncio.get_running_loop()
+            self._reader = loop.create_task(self._listen())
+            await loop.create_connection(lambda: self._channel, sock=ours)
+        except BaseException:
+            ours.close()  # which ends a process that was started
+            raise
 
     async def call(self, request: Request, patience: float) -> Reply:
         """Ask, and wait at most `patience` seconds. Raises `ExecutorDied`, after which this object is spent."""
-        answer = self._channel.expect()
-        assert self._channel.transport is not None
-        self._channel.transport.write(frame(request))
+        answer = self._channel.ask(frame(request))
         deadline = asyncio.get_running_loop().call_later(patience, self._silent, answer)
         try:
             return await answer
@@ -129,7 +171,7 @@ class Remote:
         if answer.done():
             return  # it came while this event loop was busy elsewhere
         self.kill()
-        self._channel._close("it was silent for too long and was killed")
+        self._channel.close("it was silent for too long and was killed")
 
     def kill(self) -> None:
         """End the process at once."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import uvloop
 
 from edge_runtime.clock import SystemClock
 from edge_runtime.events import Event
@@ -18,6 +20,14 @@ from edge_runtime.manifest import FunctionRef
 HEAD = 'from edge import App\napp = App("{name}")\n'
 
 Start = Callable[..., Awaitable[FunctionPlatform]]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Recovery is tested on both event loops: their transports differ once closed, and the gateway runs on uvloop."""
+    if item.path.name == "test_recovery.py":
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 def app(body: str, name: str = "greenhouse") -> dict[str, bytes]:

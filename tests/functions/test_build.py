@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edge_runtime.clock import SystemClock
+from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import build, cache, compile, engine
 from edge_runtime.functions.sandbox.errors import GuestError
 
@@ -61,6 +65,74 @@ def test_a_build_that_fails_says_why() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such module')"]
     with pytest.raises(GuestError, match=r"building failed \(exit status 1\): no such module"):
         build.run_watched(command, what="building", expected=1.0, progress=quiet)
+
+
+class _Enough(Exception):
+    pass
+
+
+def test_a_build_that_is_stopped_kills_its_process(tmp_path: Path) -> None:
+    def stop(_what: str, _fraction: float) -> None:
+        if (tmp_path / "pid").exists():
+            raise _Enough
+
+    with pytest.raises(_Enough):
+        build.run_watched(_sleeper(tmp_path / "pid"), what="building", expected=1.0, progress=stop)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def _sleeper(pid: Path) -> list[str]:
+    """A command that writes its process id, and takes for ever."""
+    script = f"import os, time; open({str(pid) + '.new'!r}, 'w').write(str(os.getpid()))"
+    return [sys.executable, "-c", f"{script}; os.rename({str(pid) + '.new'!r}, {str(pid)!r}); time.sleep(3600)"]
+
+
+async def _cancelled_start(folder: Path, under_way: Callable[[], bool]) -> None:
+    platform = FunctionPlatform(folder / "apps", SystemClock(), cache_folder=folder / "cache")
+    starting = asyncio.create_task(platform.start())
+    while not under_way():
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(starting), 10)
+    await platform.stop()
+
+
+async def test_a_start_that_is_cancelled_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = tmp_path / "pid"
+
+    def built(folder: Path, progress: cache.Progress) -> Path:
+        with cache.locked(cache.prepare(folder), progress), cache.written(folder / "guest.wasm"):
+            build.run_watched(_sleeper(pid), what="building", expected=1.0, progress=progress)
+        raise AssertionError("it was not stopped")
+
+    monkeypatch.setattr(build, "built", built)
+    await _cancelled_start(tmp_path, pid.exists)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
+    with cache.locked(tmp_path / "cache", _not_waiting):
+        pass
+
+
+def _not_waiting(_what: str, _fraction: float) -> None:
+    raise AssertionError("the lock is still held")
+
+
+async def test_a_start_that_is_cancelled_does_not_wait_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = threading.Event()
+
+    def built(folder: Path, progress: cache.Progress) -> Path:
+        waiting.set()
+        with cache.locked(folder, progress):
+            raise AssertionError("it is held")
+
+    monkeypatch.setattr(build, "built", built)
+    with cache.locked(cache.prepare(tmp_path / "cache"), quiet):
+        await _cancelled_start(tmp_path, waiting.is_set)
 
 
 def test_a_module_that_cannot_be_compiled_leaves_nothing_behind(tmp_path: Path) -> None:

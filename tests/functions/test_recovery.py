@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,6 +195,84 @@ async def test_an_executor_that_cannot_start_again_makes_functions_unavailable(
     while platform.report().executors[0].problem:
         await asyncio.sleep(0)
     assert [ok(o).value for o in await platform.invoke(ref("f"), [event()])] == [1]
+
+
+async def test_an_executor_that_dies_while_idle_is_replaced_at_the_next_call(platform: FunctionPlatform) -> None:
+    ref = await deploy(platform, app(COUNT))
+    first = executor(platform)
+    assert platform.report().executors[0].jail is not None
+    os.kill(first, signal.SIGKILL)
+    while platform.report().executors[0].jail is not None:  # the dead are confined by nothing
+        await asyncio.sleep(0.01)
+    while not platform._running.lanes[0].remote._channel.closed:
+        await asyncio.sleep(0.01)
+    assert [ok(o).value for o in await platform.invoke(ref("f"), [event(seq=3)])] == [3]
+    assert executor(platform) != first
+    assert platform.report().executors[0].jail is not None
+
+
+async def test_a_closed_transport_means_a_dead_executor(platform: FunctionPlatform) -> None:
+    """It closes a moment before we are told; asyncio's keeps silent about what is written then, uvloop's raises."""
+    ref = await deploy(platform, app(COUNT))
+    transport = platform._running.lanes[0].remote._channel.transport
+    assert transport is not None
+    transport.close()
+    assert [ok(o).value for o in await platform.invoke(ref("f"), [event(seq=3)])] == [3]
+    assert platform.stats().restarts == 1
+
+
+async def test_nobody_complains_of_an_answer_that_never_came(platform: FunctionPlatform) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    channel = platform._running.lanes[0].remote._channel
+    channel.expect()
+    channel.close("it ended")
+    channel._waiter = None
+    gc.collect()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("broken", ["create_subprocess_exec", "socketpair"])
+async def test_a_machine_that_is_full_for_a_while_costs_only_that_while(
+    platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr(lane, "BACKOFF", (0.0,))
+    ref = await deploy(platform, app(COUNT))
+    module = asyncio if broken == "create_subprocess_exec" else socket
+    real = getattr(module, broken)
+    failures = 2
+
+    def full(*args: Any, **kw: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(*args, **kw)
+
+    monkeypatch.setattr(module, broken, full)
+    os.kill(executor(platform), signal.SIGKILL)
+    with pytest.raises(Unavailable, match="temporarily unavailable"):
+        await platform.invoke(ref("f"), [event()])
+    while platform.report().executors[0].problem:
+        await asyncio.sleep(0.01)
+    assert [ok(o).value for o in await platform.invoke(ref("f"), [event(seq=2)])] == [2]
+    assert failures == 0
+
+
+async def test_a_lane_outlives_what_no_one_foresaw(
+    platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lane, "BACKOFF", (0.0,))
+    ref = await deploy(platform, app(COUNT))
+    os.kill(executor(platform), signal.SIGKILL)
+    with monkeypatch.context() as patch:
+        patch.setattr(lane.Lane, "_blame", lambda *_: 1 / 0)
+        with pytest.raises(Unavailable, match="division by zero"):
+            await platform.invoke(ref("f"), [event()])
+    assert "an executor's work was interrupted" in caplog.text
+    assert [ok(o).value for o in await platform.invoke(ref("f"), [event(seq=2)])] == [2]
 
 
 async def test_a_cancelled_call_leaves_the_lane_in_order(platform: FunctionPlatform) -> None:

@@ -97,15 +97,20 @@ def run_watched(
     stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
 ) -> None:
-    """Run a command in an empty environment, reporting its progress by the clock. Raises `GuestError`."""
+    """Run a command in an empty environment, reporting its progress by the clock. Raises `GuestError`.
+
+    The command is killed when `progress` raises. It has a session of its own: a Ctrl-C is for whoever waits for it.
+    """
     started = time.monotonic()
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, cwd=cwd, env={}, stdin=stdin, stdout=stdout, stderr=errors)
+        process = subprocess.Popen(
+            command, cwd=cwd, env={}, stdin=stdin, stdout=stdout, stderr=errors, start_new_session=True
+        )
         try:
             while (elapsed := time.monotonic() - started) < TIMEOUT:
                 progress(what, elapsed / (elapsed + expected / 2) if elapsed else 0.0)
                 try:
-                    process.wait(0.2)
+                    process.wait(cache.POLL)
                     break
                 except subprocess.TimeoutExpired:
                     continue

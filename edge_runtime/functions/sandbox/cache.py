@@ -13,8 +13,10 @@ from pathlib import Path
 from edge_runtime.errors import EdgeError
 
 Progress = Callable[[str, float], None]
-"""Told what is going on and an estimate between 0 and 1 of how much of it is done."""
+"""Told what is going on and an estimate between 0 and 1 of how much of it is done. What it raises ends the work."""
 
+POLL = 0.1
+"""Seconds between two calls of a `Progress`: whoever wants the work to end need not wait longer."""
 
 UNUSED_AFTER = 30 * 86_400
 """Seconds: a guest takes 70 MB with its machine code, and each version of the sandbox makes one."""
@@ -106,7 +108,7 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
                 break
             except BlockingIOError:
                 progress("waiting for another process that builds the sandbox", 0.0)
-                time.sleep(0.2)
+                time.sleep(POLL)
         yield
     finally:
         os.close(descriptor)
