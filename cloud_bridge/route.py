@@ -13,7 +13,7 @@ from edge_runtime import expr
 from edge_runtime.clock import Clock
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
-from edge_runtime.flows.ports import Failure, Invoker, Rejected, Target, Unavailable
+from edge_runtime.flows.ports import Failure, Invoker, Outcome, Rejected, Target, Unavailable
 from edge_runtime.journal.records import DeadLetter
 from edge_runtime.manifest import FunctionRef, Route
 
@@ -42,9 +42,13 @@ class Counters(msgspec.Struct):
     """The newest reason for one of the last three."""
 
 
-class _Delivery(msgspec.Struct):
-    event: Event
-    value: Any
+class _Line(msgspec.Struct):
+    """What is still to be dealt with of one device, in order."""
+
+    events: deque[tuple[Event, Outcome | None]] = msgspec.field(default_factory=deque)
+    """With what the function made of each; None for those that were dealt with before."""
+    blocked: bool = False
+    """An event has failed in a way that it may be tried again, or held: nothing behind it may be sent before that."""
 
 
 class RouteFlow:
@@ -52,7 +56,8 @@ class RouteFlow:
 
     Order per device is kept: while one event of a device is not delivered, none that follows it is sent. Different
     devices go side by side, so events behind the first undelivered one may have arrived already; they are remembered
-    here and not sent again, unless the process ends in between: then they are, under the same id.
+    here and not sent again, unless the process ends in between: then they are, under the same id. Behind an event that
+    has failed and will be tried again or held, nothing of its device is sent: the results end before it.
     """
 
     def __init__(self, app: str, version: str, trigger: Route, invoker: Invoker, target: Target, clock: Clock) -> None:
@@ -83,69 +88,79 @@ class RouteFlow:
         if turn.quiet:
             return Taken([Done()] * len(events))
         epoch = turn.epoch
-        fresh = [event for event in events if (epoch, event.id) not in self._outcomes]
         waiting: Unavailable | None = None
-        if fresh:
-            try:
-                deliveries = await self._shape(fresh, epoch)
-                await self._send(deliveries, epoch)
-            except Unavailable as error:
-                waiting = error
-                self.counters.retries += 1
-                self.counters.last_error = str(error)
+        try:
+            await self._send(await self._shape(events, epoch), epoch)
+        except Unavailable as error:
+            waiting = error
+            self.counters.retries += 1
+            self.counters.last_error = str(error)
         results: list[Done | Failed] = []
         for event in events:
             if (epoch, event.id) not in self._outcomes:
                 break
             # Forgotten as soon as handed over: should the event come again, it is because somebody wants it retried.
             letter = self._outcomes.pop((epoch, event.id))
-            # What the target has refused for good is not sent to it again.
-            results.append(Done() if letter is None else Failed(letter, retry=letter.reason != "rejected"))
+            results.append(Done() if letter is None else Failed(letter, _retryable(letter)))
         self._trim()
         return Taken(results, waiting)
 
-    async def _shape(self, events: list[Event], epoch: int) -> deque[deque[_Delivery]]:
-        """What is to be sent, by device and in order; events with nothing to send are settled at once."""
-        outcomes = await self._invoker.invoke(self._function, events)
-        devices: dict[str, deque[_Delivery]] = {}
-        for event, outcome in zip(events, outcomes, strict=True):
-            if isinstance(outcome, Failure):
-                self.counters.failed += 1
-                self._settle(event, epoch, self._letter(event, outcome.reason, outcome.detail, 1))
-            elif outcome.value is None:
-                self.counters.withheld += 1
-                self._settle(event, epoch, None)
-            else:
-                devices.setdefault(event.device, deque()).append(_Delivery(event, outcome.value))
-        return deque(devices.values())
+    async def _shape(self, events: Sequence[Event], epoch: int) -> deque[_Line]:
+        """What is to be sent, by device and in order. What needs no sending is settled as far as that goes."""
+        fresh = [event for event in events if (epoch, event.id) not in self._outcomes]
+        outcomes = iter(await self._invoker.invoke(self._function, fresh) if fresh else [])
+        lines: dict[str, _Line] = {}
+        for event in events:
+            known = (epoch, event.id) in self._outcomes
+            lines.setdefault(event.device, _Line()).events.append((event, None if known else next(outcomes)))
+        return deque([line for line in lines.values() if self._next(line, epoch) is not None])
 
-    async def _send(self, devices: deque[deque[_Delivery]], epoch: int) -> None:
+    def _next(self, line: _Line, epoch: int) -> tuple[Event, Any] | None:
+        """The next event to be sent and its value; settles those before it. None if there is none for now."""
+        while line.events:
+            event, outcome = line.events[0]
+            if (epoch, event.id) not in self._outcomes:
+                if isinstance(outcome, Failure):
+                    self.counters.failed += 1
+                    self._settle(event, epoch, self._letter(event, outcome.reason, outcome.detail, 1))
+                elif outcome is not None and outcome.value is not None:
+                    return None if line.blocked else (event, outcome.value)
+                else:
+                    self.counters.withheld += 1
+                    self._settle(event, epoch, None)
+            letter = self._outcomes[epoch, event.id]
+            line.blocked = line.blocked or (letter is not None and self._blocks(letter))
+            line.events.popleft()
+        return None
+
+    def _blocks(self, letter: DeadLetter) -> bool:
+        """Whether the runner may come back with the event before those behind it."""
+        return self.policy.on_error != "skip" or (self.policy.retries > 0 and _retryable(letter))
+
+    async def _send(self, lines: deque[_Line], epoch: int) -> None:
         """Deliver. Who first finds the target unavailable stops all before their next delivery; raises its error."""
         stop: list[Unavailable] = []
 
         async def work() -> None:
-            while devices and not stop:
-                queue = devices.popleft()
-                while queue and not stop:
+            while lines and not stop:
+                line = lines.popleft()
+                while not stop and (delivery := self._next(line, epoch)) is not None:
                     try:
-                        await self._deliver(queue[0], epoch)
+                        await self._deliver(*delivery, epoch)
                     except Unavailable as error:
                         stop.append(error)
-                    else:
-                        queue.popleft()
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(PARALLEL, len(devices))):
+            for _ in range(min(PARALLEL, len(lines))):
                 group.create_task(work())
         if stop:
             raise stop[0]
 
-    async def _deliver(self, delivery: _Delivery, epoch: int) -> None:
-        event = delivery.event
+    async def _deliver(self, event: Event, value: Any, epoch: int) -> None:
         key = (epoch, event.id)
         attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
         try:
-            await self._target.send(event, delivery.value)
+            await self._target.send(event, value)
         except Rejected as error:
             self.counters.rejected += 1
             self._settle(event, epoch, self._letter(event, "rejected", str(error), attempt))
@@ -175,3 +190,8 @@ class RouteFlow:
         for memory in (self._outcomes, self._attempts):
             while len(memory) > MEMORY:
                 del memory[next(iter(memory))]  # the oldest
+
+
+def _retryable(letter: DeadLetter) -> bool:
+    """What the target has refused for good is not sent to it again."""
+    return letter.reason != "rejected"

@@ -89,7 +89,7 @@ class Registry:
             if device in self._devices:
                 raise EdgeError(
                     f"there is a device '{device}' already",
-                    hint="Choose another id, or give this device a new key by rotating it.",
+                    hint=f"Choose another id, or give this device a new key: edge device rotate {device}",
                 )
             text, digest = new_key()
             await self._store(Device(device, digest, self._clock.now()))

@@ -264,6 +264,8 @@ class _Reader:
 
     def _target(self, raw: Any, where: str) -> HttpCloudEvents:
         # The type first: it decides which settings there are.
+        if type(raw) is dict and "type" not in raw:
+            raise self._error(f"{where}.type", "is missing", f"The types of target: {', '.join(TARGETS)}.")
         if type(raw) is dict and type(kind := raw.get("type")) is str and kind not in TARGETS:
             raise self._error(f"{where}.type", f"is {_shown(kind)}: no such type of target", nearest(kind, TARGETS))
         target: HttpCloudEvents = self.struct(raw, HttpCloudEvents, where)

@@ -77,7 +77,11 @@ TARGET = '[targets.cloud]\ntype = "http-cloudevents"\n'
         ("mqtt = 1883", "'mqtt' is a table: expected [mqtt]", ""),
         ("targets = 1", "'targets' holds tables: expected [targets.NAME]", ""),
         ("[targets]\ncloud = 1", "'targets.cloud' is a table", ""),
-        ('[targets.cloud]\nurl = "http://x"', "'targets.cloud.type' is missing", ""),
+        (
+            '[targets.cloud]\nurl = "http://x"',
+            "'targets.cloud.type' is missing",
+            "The types of target: http-cloudevents.",
+        ),
         (TARGET, "'targets.cloud.url' is missing", ""),
         ('[targets.a]\ntype = "http-cloudevent"', "no such type of target", "Did you mean 'http-cloudevents'?"),
         (TARGET + 'url = "ftp://x"', "'targets.cloud.url' is wrong: expected a URL such as", ""),

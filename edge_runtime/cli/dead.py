@@ -16,10 +16,21 @@ from edge_runtime.planes.api_operations import Which
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.moments import shown
 
+
+def _offset(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        message = f"a dead letter is named by its record's number, not by '{text}'; see `edge dead list`"
+        raise typer.BadParameter(message) from None
+
+
 OfFlow = Annotated[str, typer.Option("--flow", help="Only this flow's; `ingress` for what boards sent.")]
 OfDevice = Annotated[str, typer.Option("--device", help="Only of this device.")]
 ForReason = Annotated[str, typer.Option("--reason", help="Only with this reason: error, timeout, memory, ...")]
-Offsets = Annotated[list[int] | None, typer.Argument(metavar="OFFSET...", help="As in `edge dead list`.")]
+Offsets = Annotated[
+    list[int] | None, typer.Argument(parser=_offset, metavar="OFFSET...", help="As in `edge dead list`.")
+]
 All = Annotated[bool, typer.Option("--all", help="Every open letter that the other options let through.")]
 
 
@@ -62,7 +73,7 @@ def list_(
 
 
 def show(
-    offset: Annotated[int, typer.Argument(help="As in `edge dead list`.")],
+    offset: Annotated[int, typer.Argument(parser=_offset, metavar="OFFSET", help="As in `edge dead list`.")],
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:

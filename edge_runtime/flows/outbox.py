@@ -1,7 +1,8 @@
 """Commands on their way: sent once they are durable, sent again until the device replies, ended when they expire.
 
 A command with a key replaces the older ones of its device with that key: from then on they are never delivered, and
-they end as soon as the journal takes it.
+they end as soon as the journal takes it. Of each device only so many commands are under way, the newest, and fewer in
+the air: a device that was away is not flooded when it comes back.
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ FIRST_REPEAT = 2_000_000
 LONGEST_REPEAT = 30_000_000
 """A delivered command without a reply is delivered again after the first, doubling up to the longest."""
 
+WINDOW = 32
+"""Commands delivered to a device and not ended; the next goes out when one of them ends."""
+MAX_UNDER_WAY = 1000
+"""Commands of a device that have not ended; beyond it the oldest are replaced."""
+REMIND = 60_000_000
+"""How often, at most, that is said of a device, microseconds."""
+
 REPLACED = 4
-"""How a command ends that a newer one has replaced; not a status of the wire."""
+"""How a command ends that newer ones have replaced; not a status of the wire."""
 
 _log = logging.getLogger("edge.outbox")
 
@@ -37,6 +45,18 @@ class _Pending(msgspec.Struct):
     wait: int = FIRST_REPEAT
 
 
+class _Line(msgspec.Struct):
+    """The commands of one device, oldest first."""
+
+    pending: dict[bytes, _Pending] = {}
+    in_the_air: set[bytes] = set()
+    """Those that were delivered and have not ended."""
+    crowded_out: int = 0
+    """Commands that had to make room since that was last said."""
+    said: int | None = None
+    """Monotonic time."""
+
+
 class Outbox:
     """Keeps what the journal's outbox holds on its way to the devices."""
 
@@ -44,7 +64,7 @@ class Outbox:
         self._journal = journal
         self._outlet = outlet
         self._clock = clock
-        self._by_device: dict[str, dict[bytes, _Pending]] = {}
+        self._by_device: dict[str, _Line] = {}
         self.delivered = 0
         """Deliveries, repeats included."""
         self.ended = 0
@@ -59,12 +79,16 @@ class Outbox:
         journal.listen(self._hear)
 
     def __len__(self) -> int:
-        return sum(len(pending) for pending in self._by_device.values()) + len(self._superseded)
+        return sum(len(line.pending) for line in self._by_device.values()) + len(self._superseded)
 
     def listening(self, device: str) -> None:
         """The device has (again) subscribed to its commands: deliver what waits for it, oldest first."""
-        for pending in list(self._by_device.get(device, {}).values()):
-            self._deliver(pending)
+        line = self._by_device.get(device)
+        if line is not None:
+            for identity in line.in_the_air:
+                line.pending[identity].next = 0
+            line.in_the_air.clear()
+            self._fill(line)
 
     async def run(self) -> None:
         """Expire and redeliver, until cancelled."""
@@ -76,12 +100,14 @@ class Outbox:
         """Look once at every pending command."""
         now = self._clock.now()
         ends = [CommandEnd(command, device, REPLACED, None, now) for command, device in self._superseded.items()]
-        for device, waiting in self._by_device.items():
-            for pending in waiting.values():
+        for device, line in self._by_device.items():
+            self._warn(device, line)
+            for pending in line.pending.values():
                 if self._expired(pending):
                     ends.append(CommandEnd(pending.command.id, device, EXPIRED, None, now))
                 elif pending.next and pending.next <= self._clock.monotonic():
-                    self._deliver(pending)
+                    self._deliver(line, pending)
+            self._fill(line)  # The connection may have been busy when there was room.
         for start in range(0, len(ends), 1000):
             some = ends[start : start + 1000]
             try:
@@ -93,53 +119,91 @@ class Outbox:
                 self._superseded.pop(end.command, None)
 
     def _hear(self, stored: Sequence[Stored]) -> None:
-        added: dict[bytes, _Pending] = {}
+        # All is taken in before any is sent: of commands with one key that come together only the newest goes out.
+        devices: dict[str, None] = {}
         for item in stored:
             record = item.record
             if type(record) is Command:
-                added[record.id] = self._add(record)
+                self._add(record)
+                devices[record.device] = None
             elif type(record) is CommandEnd:
-                added.pop(record.command, None)
                 self._end(record)
-        for command, pending in added.items():
-            if command not in self._superseded:
-                self._deliver(pending)
+                devices[record.device] = None
+        for device in devices:
+            line = self._by_device.get(device)
+            if line is not None:
+                self._fill(line)
 
-    def _add(self, command: Command) -> _Pending:
+    def _add(self, command: Command) -> None:
         identity, device = command.id, command.device
         self._superseded.pop(identity, None)
+        line = self._by_device.setdefault(device, _Line())
         if command.key:
             older = self._keys.get((device, command.key))
             if older is not None and older != identity:
-                del self._by_device[device][older]
-                self._superseded[older] = device
+                self._supersede(line, older)
             self._keys[device, command.key] = identity
-        pending = _Pending(command)
-        self._by_device.setdefault(device, {})[identity] = pending
-        return pending
+        line.in_the_air.discard(identity)
+        line.pending[identity] = _Pending(command)
+        if len(line.pending) > MAX_UNDER_WAY:
+            self._supersede(line, next(iter(line.pending)))
+            line.crowded_out += 1
+
+    def _supersede(self, line: _Line, identity: bytes) -> None:
+        self._superseded[identity] = self._remove(line, identity).device
+
+    def _remove(self, line: _Line, identity: bytes) -> Command:
+        command = line.pending.pop(identity).command
+        line.in_the_air.discard(identity)
+        if self._keys.get((command.device, command.key)) == identity:
+            del self._keys[command.device, command.key]
+        return command
 
     def _end(self, end: CommandEnd) -> None:
-        waiting = self._by_device.get(end.device, {})
-        pending = waiting.pop(end.command, None)
-        if pending is not None:
-            key = (end.device, pending.command.key)
-            if self._keys.get(key) == end.command:
-                del self._keys[key]
+        line = self._by_device.get(end.device)
+        if line is not None and end.command in line.pending:
+            self._remove(line, end.command)
+            if not line.pending:
+                self._warn(end.device, line)
+                del self._by_device[end.device]
         elif self._superseded.pop(end.command, None) is None:
             return
         self.ended += 1
         self.expired += end.status == EXPIRED
         self.replaced += end.status == REPLACED
-        if not waiting:
-            self._by_device.pop(end.device, None)
+
+    def _warn(self, device: str, line: _Line) -> None:
+        now = self._clock.monotonic()
+        if line.crowded_out and (line.said is None or now - line.said >= REMIND):
+            _log.warning(
+                "%s has more than %d commands under way: the oldest %d were ended as replaced",
+                device,
+                MAX_UNDER_WAY,
+                line.crowded_out,
+            )
+            line.crowded_out = 0
+            line.said = now
 
     def _expired(self, pending: _Pending) -> bool:
         return self._clock.now() >= pending.command.expires
 
-    def _deliver(self, pending: _Pending) -> None:
+    def _fill(self, line: _Line) -> None:
+        """Deliver the oldest that were not, as far as the window allows and the device takes them."""
+        for identity, pending in line.pending.items():
+            if len(line.in_the_air) >= WINDOW:
+                return
+            if identity in line.in_the_air or self._expired(pending):
+                continue
+            if not self._deliver(line, pending):
+                return
+
+    def _deliver(self, line: _Line, pending: _Pending) -> bool:
         if self._expired(pending) or not self._outlet.deliver(pending.command):
             pending.next = 0
-            return
+            line.in_the_air.discard(pending.command.id)
+            return False
         self.delivered += 1
+        line.in_the_air.add(pending.command.id)
         pending.next = self._clock.monotonic() + pending.wait
         pending.wait = min(pending.wait * 2, LONGEST_REPEAT)
+        return True

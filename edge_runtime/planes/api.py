@@ -111,6 +111,16 @@ class ApiServer:
         self._path.unlink(missing_ok=True)
 
 
+def _remove(path: Path) -> None:
+    """What a gateway that is gone has left there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        what = "it is a folder" if path.is_dir() else error.strerror
+        hint = "Move away what is there, or choose another gateway.data."
+        raise EdgeError(f"the API socket {path} cannot be made: {what}", hint=hint) from None
+
+
 def _listen(path: Path) -> socket.socket:
     if len(str(path).encode()) > 100:
         raise EdgeError(f"the path of the API socket is too long: {path}", hint="Choose a shorter gateway.data.")
@@ -118,13 +128,16 @@ def _listen(path: Path) -> socket.socket:
         try:
             probe.connect(str(path))
         except OSError:
-            path.unlink(missing_ok=True)
+            _remove(path)
         else:
             raise EdgeError(f"a gateway is running on {path.parent} already", hint="Stop it first, or use it.")
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise EdgeError(f"the API socket {path} cannot be made: {error.strerror}") from None
     finally:
         os.umask(before)
     listener.listen(64)

@@ -87,8 +87,10 @@ async def take(flow: RouteFlow, events: Sequence[Event], epoch: int) -> Settled:
     return Settled(len(taken.results), letters, taken.waiting)
 
 
-def route(target: Any, invoker: Shaper | None = None, where: str = "") -> RouteFlow:
-    trigger = Route("shape", "climate", where, "earliest", to="cloud")
+def route(
+    target: Any, invoker: Shaper | None = None, where: str = "", retries: int = 2, on_error: str = "skip"
+) -> RouteFlow:
+    trigger = Route("shape", "climate", where, "earliest", to="cloud", retries=retries, on_error=on_error)
     return RouteFlow("greenhouse", "v3", trigger, invoker or Shaper(), target, ManualClock(5))
 
 
@@ -123,7 +125,7 @@ async def test_none_sends_nothing_and_a_failure_is_a_dead_letter() -> None:
         return None if item.seq == 1 else 0
 
     shelf = Shelf()
-    flow = route(shelf, Shaper(shape))
+    flow = route(shelf, Shaper(shape), retries=0)
     batch = [event("a", 1), event("a", 2), event("a", 3)]
     taken = await take(flow, batch, 0)
     assert shelf.taken == [batch[2].outside_id]
@@ -230,7 +232,7 @@ async def test_whatever_is_unreachable_and_when_each_event_is_settled_once_and_i
         return None if fate == "none" else item.seq
 
     shelf = Shelf()
-    flow = route(shelf, Shaper(shape))
+    flow = route(shelf, Shaper(shape), retries=0)
     events = [event(device, seq) for seq, (device, _) in enumerate(plan)]
     shelf.refused = {item.id for item in events if plan[item.seq][1] == "refuse"}
     letters: list[Any] = []

@@ -61,7 +61,7 @@ async def test_a_taken_or_impossible_id_is_refused_with_a_hint() -> None:
     await registry.add("one")
     with pytest.raises(EdgeError, match="'one' already") as taken:
         await registry.add("one")
-    assert "rotating" in taken.value.hint
+    assert "edge device rotate one" in taken.value.hint
     for impossible in ("", "a/b", "+", "a b", "-a", "x" * 129, "zürich", "a\n"):
         with pytest.raises(EdgeError, match="cannot be the id") as refused:
             await registry.add(impossible)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edge_runtime.clock import ManualClock
 from edge_runtime.events import Origin
-from edge_runtime.flows.outbox import FIRST_REPEAT, LONGEST_REPEAT, Outbox
+from edge_runtime.flows.outbox import FIRST_REPEAT, LONGEST_REPEAT, MAX_UNDER_WAY, REMIND, WINDOW, Outbox
 from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, CommandEnd
 
@@ -185,3 +187,65 @@ async def test_a_reply_to_a_replaced_command_stands() -> None:
     await house.journal.append([house.command("third", key="fan")])
     await house.outbox.tick()
     assert len(ends(house.journal)) == 2, "a key whose command has ended replaces nothing"
+
+
+async def test_only_so_many_are_in_the_air_and_the_next_goes_out_when_one_ends() -> None:
+    house = House()
+    house.radio.on = False
+    commands = [house.command(str(number)) for number in range(WINDOW + 3)]
+    await house.journal.append(commands)
+    house.radio.on = True
+    house.outbox.listening("gh-1")
+    first = [command.name for command in commands[:WINDOW]]
+    assert house.radio.sent == first
+    await house.journal.append([CommandEnd(commands[5].id, "gh-1", 0, None, 1)])
+    assert house.radio.sent == [*first, str(WINDOW)]
+    await house.journal.append([house.command("newest")])
+    assert house.radio.sent == [*first, str(WINDOW)], "there is no room, and it is not its turn"
+    house.outbox.listening("gh-1")
+    assert house.radio.sent[WINDOW + 1 :] == [*first[:5], *first[6:], str(WINDOW)]
+
+
+async def test_what_is_replaced_or_expires_in_the_air_makes_room() -> None:
+    house = House()
+    keyed, short = house.command("on", key="fan"), house.command("short", ttl=1_000_000)
+    await house.journal.append([keyed, short, *(house.command(str(number)) for number in range(WINDOW))])
+    assert len(house.radio.sent) == WINDOW
+    await house.journal.append([house.command("off", key="fan")])
+    assert house.radio.sent[WINDOW:] == [str(WINDOW - 2)]
+    house.clock.advance(1_000_000)
+    await house.outbox.tick()
+    assert house.radio.sent[WINDOW:] == [str(WINDOW - 2), str(WINDOW - 1)]
+
+
+async def test_a_connection_that_was_busy_is_tried_again() -> None:
+    house = House()
+    house.radio.on = False
+    await house.journal.append([house.command("one")])
+    house.radio.on = True
+    await house.outbox.tick()
+    assert house.radio.sent == ["one"]
+
+
+async def test_beyond_the_bound_the_oldest_are_replaced_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    house.radio.on = False
+    commands = [house.command(str(number), key="fan" * (number == 0)) for number in range(MAX_UNDER_WAY + 2)]
+    for start in range(0, len(commands), 500):
+        await house.journal.append(commands[start : start + 500])
+    # After a crash as well: the ends are not durable yet.
+    journal = MemoryJournal(house.journal.records())
+    outbox = Outbox(journal, house.radio, house.clock, (await journal.tables()).outbox)
+    await outbox.tick()
+    assert ends(journal) == [(commands[0].id, 4), (commands[1].id, 4)]
+    assert len(outbox) == MAX_UNDER_WAY
+    assert [record.getMessage() for record in caplog.records] == [
+        "gh-1 has more than 1000 commands under way: the oldest 2 were ended as replaced"
+    ]
+    await journal.append([house.command("more", key="fan")])
+    await outbox.tick()
+    assert len(caplog.records) == 1, "not again so soon"
+    house.clock.advance(REMIND - 1_000_000)
+    await outbox.tick()
+    assert len(caplog.records) == 1
+    assert outbox.replaced == 3
