@@ -50,7 +50,8 @@ class Taken(msgspec.Struct, frozen=True):
 
     results: list[Done | Failed]
     waiting: Unavailable | None = None
-    """Where there are fewer results than events: why. Something is out of reach for now; the runner tries again."""
+    """Why there are fewer results than events, if something is out of reach for now: the runner pauses and tries again.
+    Without it, the rest stands behind a failure among the results, and is taken again once that has been dealt with."""
 
 
 class Flow(Protocol):
