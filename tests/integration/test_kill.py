@@ -8,6 +8,7 @@ import random
 import socket
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,8 @@ class Gateway:
         raise AssertionError(self.log.read_text())
 
     async def kill(self) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
         await self.process.wait()
         self.api.close()
 
@@ -116,11 +118,17 @@ class Gateway:
                 await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(300)
-async def test_ten_kills_under_load(tmp_path: Path) -> None:
-    rng = random.Random(20)
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     gateway = Gateway(tmp_path)
     await gateway.start()
+    yield gateway
+    await gateway.kill()
+
+
+@pytest.mark.timeout(300)
+async def test_ten_kills_under_load(gateway: Gateway) -> None:
+    rng = random.Random(20)
     keys = {f"b{n}": (await asyncio.to_thread(gateway.api.add_device, f"b{n}")).key for n in range(BOARDS)}
     await asyncio.to_thread(gateway.api.deploy, {"load.py": APP})
     boards = [Board(name, key, gateway.port) for name, key in keys.items()]
@@ -137,7 +145,6 @@ async def test_ten_kills_under_load(tmp_path: Path) -> None:
     await asyncio.gather(*running)
     await gateway.settled()
     lines = await asyncio.to_thread(lambda: list(gateway.api.tail(-1, follow=False)))
-    await gateway.kill()
 
     events = Counter((line.device, line.data["n"]) for line in lines if line.type == "event" and not line.cause)
     acknowledged = {(board.name, n) for board in boards for n in board.acknowledged}
