@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import gc
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -55,6 +54,8 @@ from edge_runtime.planes.messages import (
 )
 
 TAIL_BATCH = 500
+RECOVERY = 1_000_000
+"""Before work in the background that a defect has ended begins again, microseconds."""
 TICK = 60_000_000
 """How often the journal is told the time, microseconds."""
 
@@ -153,7 +154,7 @@ class Gateway:
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
         for work in (self.flows.run, self.outbox.run, self._keep_house):
-            self._tasks.append(asyncio.create_task(_for_ever(work)))
+            self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
 
@@ -167,9 +168,6 @@ class Gateway:
 
     async def _keep_house(self) -> None:
         """Tell the journal the time, by which it removes what is too old."""
-        # What was made while starting stays: the collector need not look through it again and again.
-        gc.collect()
-        gc.freeze()
         while True:
             now = self._clock.now()
             try:
@@ -357,14 +355,14 @@ class Gateway:
         return [f"in force: {', '.join(found)}", *(f"missing: {what}" for what in jail.missing)]
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+async def _for_ever(work: Callable[[], Awaitable[None]], clock: Clock) -> None:
     """Do work that has no end; should a defect of ours end it, say so and begin again."""
     while True:
         try:
             await work()
         except Exception:
             _log.exception("work in the background failed; it begins again")
-        await asyncio.sleep(1)
+        await clock.sleep(RECOVERY)
 
 
 def _retention(settings: Journal) -> Retention:

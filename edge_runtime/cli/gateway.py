@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from pathlib import Path
@@ -75,6 +76,9 @@ async def _serve(settings: config.Config) -> int:
     try:
         api = ApiServer(gateway, settings.socket)
         await api.start()
+        # What was made while starting stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         broken = asyncio.ensure_future(gateway.broken())
         await asyncio.wait({asked, broken}, return_when=asyncio.FIRST_COMPLETED)
         for task in (asked, broken):
