@@ -21,7 +21,10 @@ class Trigger(msgspec.Struct, frozen=True, tag_field="type"):
 
 
 class OnEvent(Trigger, frozen=True, tag="on"):
-    """Run the function for each event; its effects are commands and emitted events."""
+    """Run the function for each event; its effects are commands, emitted events and changes of its state."""
+
+    serial: bool = False
+    """All events one after the other, with one state for all devices; otherwise device by device."""
 
 
 class Route(Trigger, frozen=True, tag="route"):

@@ -32,6 +32,31 @@ class Order(msgspec.Struct, frozen=True, tag="command"):
     """Where it has one: it replaces older commands to the device with this key."""
 
 
+Entry = tuple[str, int]
+"""A value of a function's state as JSON, which only the function reads; and when it expires (microseconds, by the
+events' `received`; 0 for never)."""
+
+State = dict[str, Entry]
+"""What a function keeps of one partition key, by names that it chose."""
+
+
+class Given(msgspec.Struct):
+    """What a function is given besides the events of a batch."""
+
+    serial: bool = False
+    """All events have one partition key, the empty one; otherwise it is the device."""
+    states: dict[str, State] = {}
+    """By partition key, as they stand before the first event. Keys without state are left out."""
+
+    def key(self, event: Event) -> str:
+        """The partition key of an event."""
+        return "" if self.serial else event.device
+
+
+NOTHING = Given()
+"""For functions that are given nothing but events."""
+
+
 class LogLine(msgspec.Struct, frozen=True):
     """A line a function logged or printed."""
 
@@ -47,6 +72,8 @@ class Success(msgspec.Struct, frozen=True, tag="ok"):
     value: Any = None
     """What it returned (plain values)."""
     logs: list[LogLine] = []
+    state: dict[str, Entry | None] = {}
+    """The entries of its partition key's state that it has changed; None for those that it has removed."""
     micros: int = 0
     """Wall time inside the sandbox, microseconds."""
 
@@ -72,8 +99,11 @@ class Unavailable(EdgeError):
 class Invoker(Protocol):
     """Runs functions."""
 
-    async def invoke(self, function: FunctionRef, events: Sequence[Event]) -> Sequence[Outcome]:
-        """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`."""
+    async def invoke(self, function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
+        """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`.
+
+        An event sees the state that those before it with its partition key have left, within the batch too.
+        """
         ...
 
 

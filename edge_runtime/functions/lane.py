@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.events import Event
-from edge_runtime.flows.ports import Failure, Outcome, Unavailable
+from edge_runtime.flows.ports import Failure, Given, Outcome, Success, Unavailable
 from edge_runtime.functions.limits import Limits
-from edge_runtime.functions.outcomes import encode_event, judge
+from edge_runtime.functions.outcomes import encode_event, encode_given, judge
 from edge_runtime.functions.remote import ExecutorDied, Remote
 from edge_runtime.functions.sandbox.executor import QUANTUM
 from edge_runtime.functions.sandbox.protocol import Load, Loaded, Outcomes, Refused, Reply, Run, Unload
@@ -68,12 +68,15 @@ class _UnloadJob(_Job):
 
 
 class _RunJob(_Job):
-    def __init__(self, app: int, function: str, events: Sequence[Event], limits: Limits) -> None:
+    def __init__(self, app: int, function: str, events: Sequence[Event], given: Given, limits: Limits) -> None:
         super().__init__()
         self.app = app
         self.function = function
         self.events = events
+        self.given = given
         self.limits = limits
+        self._states = {key: dict(state) for key, state in given.states.items()}
+        """As the outcomes so far have left them."""
         self.outcomes: list[Outcome] = []
         self.suspects = 0
         """How many of the next events were in the hands of an executor that died: they go one by one."""
@@ -101,8 +104,24 @@ class _RunJob(_Job):
             index += 1
         return parts
 
+    def chunk_given(self, count: int) -> str:
+        """What is given with the next `count` events, for the guest."""
+        if not self._states:
+            return ""
+        start = len(self.outcomes)
+        keys = {self.given.key(event) for event in self.events[start : start + count]}
+        return encode_given({key: state for key in keys if (state := self._states.get(key))})
+
     def take(self, outcomes: Sequence[Outcome]) -> None:
         """Note the outcomes of the next events."""
+        for event, outcome in zip(self.events[len(self.outcomes) :], outcomes, strict=False):
+            if isinstance(outcome, Success) and outcome.state:
+                state = self._states.setdefault(self.given.key(event), {})
+                for name, entry in outcome.state.items():
+                    if entry is None:
+                        state.pop(name, None)
+                    else:
+                        state[name] = entry
         self.outcomes += outcomes
         self.suspects = max(0, self.suspects - len(outcomes))
 
@@ -160,9 +179,11 @@ class Lane:
         self._lost.pop(app, None)
         await self._submit(_UnloadJob(app))
 
-    async def run(self, app: int, function: str, events: Sequence[Event], limits: Limits) -> list[Outcome]:
+    async def run(
+        self, app: int, function: str, events: Sequence[Event], given: Given, limits: Limits
+    ) -> list[Outcome]:
         """Run a function: one outcome for each event. Raises `Unavailable`."""
-        job = _RunJob(app, function, events, limits)
+        job = _RunJob(app, function, events, given, limits)
         await self._submit(job)
         return job.outcomes
 
@@ -242,6 +263,7 @@ class Lane:
                 job.app,
                 job.function,
                 "[" + b",".join(parts).decode() + "]",
+                job.chunk_given(len(parts)),
                 len(parts),
                 limits.time,
                 limits.output,

@@ -26,6 +26,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Log lines of one event."""
     effects: int = 100
     """Commands and emitted events of one event."""
+    state: int = 64 * 1024
+    """Bytes of state that a function keeps for one partition key."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -35,6 +37,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("output", 1024, 16 * MIB),
             ("lines", 0, 10_000),
             ("effects", 0, 10_000),
+            ("state", 0, MIB),
         ):
             value = getattr(self, name)
             if not low <= value <= high:

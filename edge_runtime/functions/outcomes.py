@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from edge_runtime.events import NAME, Event
-from edge_runtime.flows.ports import Failure, LogLine, Order, Outcome, Success
+from edge_runtime.flows.ports import Entry, Failure, LogLine, Order, Outcome, State, Success
 from edge_runtime.functions.limits import Limits
 
 MAX_DEPTH = 16
 """How deep an effect's values may be nested, as on the wire."""
 
 MAX_DETAIL = 4000
+MAX_STATE_NAME = 128
 MAX_TTL = 7 * 86_400_000_000
 REASONS = frozenset({"error", "timeout", "memory", "output", "crash"})
 LEVELS = frozenset({"debug", "info", "warning", "error"})
@@ -51,6 +53,11 @@ def encode_event(event: Event) -> bytes:
     )
 
 
+def encode_given(states: Mapping[str, State]) -> str:
+    """What the guest is given besides events: the states by partition key, as JSON; empty where there are none."""
+    return _encode({"states": states}).decode() if states else ""
+
+
 def judge(payload: bytes, micros: int, event: Event, limits: Limits) -> Outcome:
     """The outcome that the sandbox reported for `event`, or the failure that it deserves."""
     try:
@@ -86,6 +93,21 @@ def _check_success(outcome: Success, event: Event, limits: Limits) -> None:
             _check_plain(effect.data)
     if outcome.value is not None:
         _check_plain(outcome.value)
+    if outcome.state:
+        _check_state(outcome.state, limits)
+
+
+def _check_state(changes: Mapping[str, Entry | None], limits: Limits) -> None:
+    size = 0
+    for name, entry in changes.items():
+        if not 0 < len(name) <= MAX_STATE_NAME:
+            raise _Refused("a state entry's name is malformed")
+        if entry is not None:
+            if not 0 <= entry[1] < 2**62:
+                raise _Refused("a state entry's expiry is malformed")
+            size += len(name) + len(entry[0])
+    if size > limits.state:
+        raise _Refused(f"more than {limits.state // 1024} KiB of state")
 
 
 def _check_failure(outcome: Failure) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from edge_runtime.clock import Clock
 from edge_runtime.errors import DeployError
 from edge_runtime.events import NAME, Event
-from edge_runtime.flows.ports import Outcome
+from edge_runtime.flows.ports import NOTHING, Given, Outcome
 from edge_runtime.functions.lane import LoadFailed
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.pool import Pool
@@ -173,10 +173,10 @@ class FunctionPlatform:
         """Let a version go; it stays stored."""
         await self._running.unload((app, version))
 
-    async def invoke(self, function: FunctionRef, events: Sequence[Event]) -> Sequence[Outcome]:
+    async def invoke(self, function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
         """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`."""
         started = self._clock.monotonic()
-        outcomes = await self._running.run(function, events)
+        outcomes = await self._running.run(function, events, given)
         self._recorder.invoked(outcomes, self._clock.monotonic() - started)
         return outcomes
 
@@ -215,7 +215,7 @@ def _request(content: AppFiles) -> str:
     request = {
         "files": {name: source.decode() for name, source in content.files.items()},
         "entry": content.entry,
-        "limits": {"output": limits.output, "lines": limits.lines, "effects": limits.effects},
+        "limits": {name: getattr(limits, name) for name in ("output", "lines", "effects", "state")},
     }
     return msgspec.json.encode(request).decode()
 

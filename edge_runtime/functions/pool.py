@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from edge_runtime.events import Event
-from edge_runtime.flows.ports import Outcome, Unavailable
+from edge_runtime.flows.ports import Given, Outcome, Unavailable
 from edge_runtime.functions.lane import Lane
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.sandbox.protocol import Loaded
@@ -73,7 +73,7 @@ class Pool:
         if placed is not None:
             await self.lanes[placed.lane].unload(placed.number)
 
-    async def run(self, function: FunctionRef, events: Sequence[Event]) -> list[Outcome]:
+    async def run(self, function: FunctionRef, events: Sequence[Event], given: Given) -> list[Outcome]:
         """Run a function over events. Raises `Unavailable`."""
         placed = self._placed.get((function.app, function.version))
         if placed is None:
@@ -81,4 +81,4 @@ class Pool:
         lane = self.lanes[placed.lane]
         if lane.problem:
             raise Unavailable(f"the sandbox does not start: {lane.problem}")
-        return await lane.run(placed.number, function.name, events, placed.limits)
+        return await lane.run(placed.number, function.name, events, given, placed.limits)

@@ -19,7 +19,7 @@ from edge_runtime import expr
 from edge_runtime.clock import ManualClock, SystemClock
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Failed, Flow, Turn
-from edge_runtime.flows.ports import Failure, Outcome, Rejected, Success, Unavailable
+from edge_runtime.flows.ports import NOTHING, Failure, Given, Outcome, Rejected, Success, Unavailable
 from edge_runtime.journal.records import DeadLetter
 from edge_runtime.manifest import FunctionRef, Route
 
@@ -34,7 +34,7 @@ class Shaper:
         self.calls: list[tuple[FunctionRef, list[Event]]] = []
         self.gone = False
 
-    async def invoke(self, function: FunctionRef, events: Sequence[Event]) -> Sequence[Outcome]:
+    async def invoke(self, function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
         if self.gone:
             raise Unavailable("no executor is running")
         self.calls.append((function, list(events)))

@@ -11,7 +11,7 @@ from edge_runtime.clock import ManualClock
 from edge_runtime.events import MAX_HOPS, Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Turn
 from edge_runtime.flows.function import FunctionFlow
-from edge_runtime.flows.ports import Emit, Failure, LogLine, Order, Outcome, Success, Unavailable
+from edge_runtime.flows.ports import NOTHING, Emit, Failure, Given, LogLine, Order, Outcome, Success, Unavailable
 from edge_runtime.journal.records import Command, DeadLetter, Record
 from edge_runtime.manifest import FunctionRef, OnEvent
 from tests.flows.conftest import event
@@ -24,7 +24,7 @@ class Script:
         self.outcome = outcome
         self.away = False
 
-    async def invoke(self, function: FunctionRef, events: Sequence[Event]) -> Sequence[Outcome]:
+    async def invoke(self, function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
         if self.away:
             raise Unavailable("no executor")
         return [self.outcome] * len(events)

@@ -88,6 +88,7 @@ def test_the_manifest_names_the_triggers() -> None:
         "start": "latest",
         "retries": 2,
         "on_error": "skip",
+        "serial": False,
     }
     assert triggers[3]["to"] == "cloud"
 

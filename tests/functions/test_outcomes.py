@@ -43,7 +43,7 @@ def test_a_good_outcome_passes() -> None:
         effects=[command(), {"type": "emit", "kind": "k", "data": {"a": [1]}}], logs=[{"level": "info", "text": "x"}]
     )
     expected: list[Emit | Order] = [Order("b1", "fan", None, 1), Emit("k", {"a": [1]})]
-    assert judge(payload, 7, event(), LIMITS) == Success(expected, None, [LogLine("info", "x")], 7)
+    assert judge(payload, 7, event(), LIMITS) == Success(expected, None, [LogLine("info", "x")], micros=7)
 
 
 @pytest.mark.parametrize(

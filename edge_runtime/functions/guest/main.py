@@ -45,7 +45,8 @@ import wit_world
 from componentize_py_types import Err
 from edge._context import OutputLimits
 from edge._event import Event
-from edge._runtime import Loaded, LoadError, capture, load, refuse_sleep, run
+from edge._load import Loaded, LoadError, load
+from edge._runtime import capture, refuse_sleep, run
 from stdlib import Finder
 from wit_world.imports import host
 
@@ -75,10 +76,11 @@ class WitWorld(wit_world.WitWorld):
             raise Err(json.dumps(problem)) from None
         return _loaded.manifest()
 
-    def run(self, function: str, events: str) -> None:
-        """Run a function over events, each an array of the fields of `Event`."""
+    def run(self, function: str, events: str, given: str) -> None:
+        """Run a function over events, each an array of the fields of `Event`; `given`: `{"states": {...}}` or empty."""
+        states = _decode(given)["states"] if given else {}
         for fields in _decode(events):
-            if not host.done(run(_loaded, function, Event(*fields), _limits)):
+            if not host.done(run(_loaded, function, Event(*fields), _limits, states)):
                 return
 
 
@@ -88,14 +90,14 @@ def _rehearse() -> None:
     source = (
         "import edge\napp = edge.App('rehearsal')\n@app.on('a')\ndef f(event, ctx):\n"
         "    ctx.emit('b', {'c': [1, 2.5, None, True, 'd']})\n    print(event.data)\n"
-        "@app.on('a')\ndef g(event):\n    return 1 / 0\n"
+        "@app.on('a')\ndef g(event, ctx):\n    ctx.state['n'] = ctx.state.get('n', 0) + 1\n    return 1 / 0\n"
     )
     _loaded = load({"rehearsal.py": source}, "rehearsal.py")
     _loaded.manifest()
     streams = capture()
     event = Event(*_decode('["d","a",0,{"e":1.5},"d/0/0",0,"",0]'))
     for name in ("f", "g"):
-        run(_loaded, name, event, _limits)
+        run(_loaded, name, event, _limits, {"d": {"n": ("1", 0)}})
     sys.stdout, sys.stderr = streams
     del sys.modules["rehearsal"]
 

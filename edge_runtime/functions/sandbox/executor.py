@@ -147,7 +147,7 @@ class Executor:
                 begun = last = time.perf_counter_ns()
             assert app.instance is not None
             with self._ticker:
-                app.instance.run(request.function, request.events, request.time, done)
+                app.instance.run(request.function, request.events, request.given, request.time, done)
         except Refusal as refusal:
             outcomes.append(_failure("error", f"the app no longer loads: {refusal}", last))
         except Stopped as stopped:

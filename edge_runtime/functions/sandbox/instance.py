@@ -74,7 +74,7 @@ class Guests:
         if rehearse:
             for function in ("f", "g"):  # twice: the second time the memory of the first is there to be used again
                 guest.load(_REHEARSAL, 0, _REHEARSAL_TIME)
-                guest.run(function, _REHEARSAL_EVENTS, _REHEARSAL_TIME, lambda _outcome: True)
+                guest.run(function, _REHEARSAL_EVENTS, "", _REHEARSAL_TIME, lambda _outcome: True)
         return guest
 
     def _on_done(self, _store: object, outcome: str) -> bool:
@@ -103,8 +103,11 @@ class Instance:
             return str(result.payload)
         raise Refusal(str(result.payload))
 
-    def run(self, function: str, events: str, time: int, done: Done) -> None:
-        """Run a function over events (a JSON array), each within `time` microseconds. Raises `Stopped`."""
+    def run(self, function: str, events: str, given: str, time: int, done: Done) -> None:
+        """Run a function over events (a JSON array), each within `time` microseconds. Raises `Stopped`.
+
+        `given` is JSON as well: what the function is given besides; empty for nothing.
+        """
         deadline = _ticks(time)
 
         def per_event(outcome: str) -> bool:
@@ -115,7 +118,7 @@ class Instance:
         self._store.set_epoch_deadline(deadline)
         self._guests._done = per_event
         try:
-            self._call("run", function, events)
+            self._call("run", function, events, given)
         finally:
             self._guests._done = None
 

@@ -31,6 +31,8 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     function: str
     events: str
     """A JSON array of `count` events."""
+    given: str
+    """JSON for the guest: what the function is given besides them; empty for nothing."""
     count: int
     time: int
     """Microseconds for each event."""

@@ -14,5 +14,6 @@ The same package runs in the gateway's sandbox and on your machine, where `edge.
 from edge._app import App, AppError, OnTrigger, RouteTrigger
 from edge._context import Context, NotGranted
 from edge._event import Event
+from edge._state import State
 
-__all__ = ["App", "AppError", "Context", "Event", "NotGranted", "OnTrigger", "RouteTrigger"]
+__all__ = ["App", "AppError", "Context", "Event", "NotGranted", "OnTrigger", "RouteTrigger", "State"]

@@ -33,6 +33,7 @@ class OnTrigger:
     retries: int
     on_error: str
     wants_context: bool
+    serial: bool = False
 
     def manifest(self) -> dict[str, Any]:
         """The trigger as plain values."""
@@ -44,6 +45,7 @@ class OnTrigger:
             "start": self.start,
             "retries": self.retries,
             "on_error": self.on_error,
+            "serial": self.serial,
         }
 
 
@@ -55,7 +57,9 @@ class RouteTrigger(OnTrigger):
 
     def manifest(self) -> dict[str, Any]:
         """The trigger as plain values."""
-        return {**OnTrigger.manifest(self), "type": "route", "to": self.to}
+        plain = OnTrigger.manifest(self)
+        del plain["serial"]
+        return {**plain, "type": "route", "to": self.to}
 
 
 class App:
@@ -71,7 +75,14 @@ class App:
         self.triggers: dict[str, OnTrigger] = {}
 
     def on(
-        self, kind: str, *, where: str = "", start: str = "latest", retries: int = 2, on_error: str = "skip"
+        self,
+        kind: str,
+        *,
+        where: str = "",
+        start: str = "latest",
+        retries: int = 2,
+        on_error: str = "skip",
+        serial: bool = False,
     ) -> Callable[[Function], Function]:
         """Run the function below for each event of `kind`.
 
@@ -82,10 +93,15 @@ class App:
         An event on which the function fails is tried again `retries` times, with growing pauses, while later events
         of its device wait and all others go on. Then `on_error` says what happens: `skip` puts it with the dead
         letters, `hold` holds its device back until somebody releases it, `stop` pauses the function.
+
+        Functions run side by side for different devices, and `ctx.state` is kept for each. With `serial` there is one
+        state for all devices, and the events of all come one after the other.
         """
 
         def register(function: Function) -> Function:
-            self._add(OnTrigger(*_described(function, "on", kind, where, start, retries, on_error)))
+            if type(serial) is not bool:
+                raise AppError(f"@app.on({kind!r}): serial={serial!r} is neither True nor False")
+            self._add(OnTrigger(*_described(function, "on", kind, where, start, retries, on_error), serial))
             return function
 
         return register
@@ -109,7 +125,7 @@ class App:
         def register(function: Function) -> Function:
             if not isinstance(to, str) or not _NAME.fullmatch(to):
                 raise AppError(f"@app.route(..., to={to!r}): name a target of edge.toml, such as to='cloud'")
-            self._add(RouteTrigger(*_described(function, "route", kind, where, start, retries, on_error), to))
+            self._add(RouteTrigger(*_described(function, "route", kind, where, start, retries, on_error), to=to))
             return function
 
         return register

@@ -6,16 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from edge._durations import microseconds
 from edge._event import Event
 from edge._plain import dumps
+from edge._state import State, Stored
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
-_UNITS = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _LEVELS = ("debug", "info", "warning", "error")
-
-MAX_EXPIRY = 7 * _UNITS["d"]
-"""The longest a command may wait for its device, microseconds."""
 
 
 class NotGranted(PermissionError):
@@ -36,21 +33,34 @@ class OutputLimits:
     """Log lines, printed ones included."""
     effects: int = 100
     """Commands and emitted events together."""
+    state: int = 64 * 1024
+    """Bytes of state of one partition key: names and values as JSON."""
 
 
 class Context:
-    """Handed to a function with each event: commands, events and log lines go through it."""
+    """Handed to a function with each event: state, commands, events and log lines go through it."""
 
-    __slots__ = ("_effects", "_event", "_exceeded", "_limits", "_logs", "_partial", "_room")
+    __slots__ = ("_effects", "_event", "_exceeded", "_limits", "_logs", "_partial", "_room", "_state", "_stored")
 
-    def __init__(self, event: Event, limits: OutputLimits) -> None:
+    def __init__(self, event: Event, limits: OutputLimits, stored: Stored | None = None) -> None:
         self._event = event
+        self._stored = stored
+        self._state: State | None = None
         self._limits = limits
         self._room = limits.output
         self._effects: list[str] = []
         self._logs: list[str] = []
         self._partial = ""
         self._exceeded = ""
+
+    @property
+    def state(self) -> State:
+        """What this function keeps for this device: a dict of plain values that lasts."""
+        if self._state is None:
+            if self._stored is None:
+                raise NotGranted("a route keeps no state: keep it in an @app.on function that emits what is to be sent")
+            self._state = State(self._stored, self._event.received)
+        return self._state
 
     def command(self, device: str, name: str, args: Any = None, *, expires: float | str = "60s", key: str = "") -> None:
         """Order `device` to do something, once the call has succeeded and its effects are stored.
@@ -66,7 +76,7 @@ class Context:
                 f"this app may command only the device that caused the event ({self._event.device!r}), not {device!r}"
             )
         _check_name(name, "a command's name")
-        ttl = _microseconds(expires)
+        ttl = microseconds(expires, "expires", "7 days")
         latest = ""
         if key:
             _check_name(key, "a command's key")
@@ -86,6 +96,15 @@ class Context:
             raise ValueError(f"level={level!r} is not one of {', '.join(_LEVELS)}")
         for line in " ".join(map(str, values)).splitlines() or [""]:
             self._line(line, level)
+
+    def _changes(self) -> dict[str, tuple[str, int] | None]:
+        """What the call has changed in its state. Notes an excess as the other limits do."""
+        changes = {} if self._state is None else self._state._changes()
+        if changes and self._state is not None:
+            size = sum(len(name) + len(entry[0]) for name, entry in self._state._after(changes).items())
+            if size > self._limits.state:
+                self._exceeded = f"more than {self._limits.state // 1024} KiB of state"
+        return changes
 
     def _line(self, text: str, level: str) -> None:
         if len(self._logs) >= self._limits.lines:
@@ -131,18 +150,3 @@ class Context:
 def _check_name(name: str, what: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not {what}: 1 to 64 letters, digits, '_', '.' or '-'")
-
-
-def _microseconds(expires: float | str) -> int:
-    if isinstance(expires, str):
-        match = _DURATION.fullmatch(expires.strip())
-        if match is None:
-            raise ValueError(f"expires={expires!r} is not a time such as '60s', '5m' or '2h'")
-        value = int(float(match[1]) * _UNITS[match[2]])
-    elif isinstance(expires, (int, float)) and not isinstance(expires, bool):
-        value = int(expires * 1_000_000)
-    else:
-        raise TypeError(f"expires={expires!r} is neither seconds nor text such as '60s'")
-    if not 0 < value <= MAX_EXPIRY:
-        raise ValueError(f"expires={expires!r} is not between 0 and 7 days")
-    return value

@@ -22,7 +22,9 @@ from typing import Any
 from edge._app import App
 from edge._context import OutputLimits
 from edge._event import Event
-from edge._runtime import Loaded, capture
+from edge._load import Loaded
+from edge._plain import dumps
+from edge._runtime import capture
 from edge._runtime import run as _run
 
 __all__ = ["Command", "Emitted", "FunctionFailed", "Log", "Result", "run"]
@@ -65,6 +67,8 @@ class Result:
     logs: list[Log] = field(default_factory=list)
     value: Any = None
     """What a route returned, as it would be sent."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the function keeps afterwards; of several functions, the last one's."""
 
 
 class FunctionFailed(AssertionError):
@@ -84,12 +88,14 @@ def run(
     device: str = "test",
     time: int = 1_700_000_000_000_000,
     seq: int = 0,
+    state: dict[str, Any] | None = None,
     limits: OutputLimits | None = None,
 ) -> Result:
     """Run a function, or all functions of an app that listen to `kind`, on one event.
 
     `target` is an app or one of its functions; `time` is in microseconds since 1970. What the functions do is
-    collected in one result, in order. Raises `FunctionFailed` where one does not return, `LookupError` where none
+    collected in one result, in order. `state` is what each keeps beforehand: hand in the `state` of the last result to
+    go on from there. Raises `FunctionFailed` where one does not return, `LookupError` where none
     listens.
     """
     app, names = _selected(target, kind)
@@ -99,12 +105,15 @@ def run(
     for name in names:
         event = Event(device, kind, time, plain, f"{device}/{boot}/{seq}", seq, boot, time)
         files = frozenset({app.triggers[name].function.__code__.co_filename})
+        key = "" if app.triggers[name].serial else device
+        states = {key: {entry: (dumps(value), 0) for entry, value in (state or {}).items()}}
         streams = capture()
         try:
-            outcome = json.loads(_run(Loaded(app, files), name, event, limits or OutputLimits()))
+            outcome = json.loads(_run(Loaded(app, files), name, event, limits or OutputLimits(), states))
         finally:
             sys.stdout, sys.stderr = streams
         _collect(outcome, result)
+        result.state = {entry: json.loads(text) for entry, (text, _) in states[key].items()}
     return result
 
 
