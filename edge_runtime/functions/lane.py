@@ -6,15 +6,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 from edge_runtime.events import Event
 from edge_runtime.flows.ports import Failure, Given, Outcome, Success, Unavailable
+from edge_runtime.functions.engines import Engine
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.outcomes import encode_event, encode_given, judge
 from edge_runtime.functions.remote import ExecutorDied, Remote
-from edge_runtime.functions.sandbox.executor import QUANTUM
 from edge_runtime.functions.sandbox.protocol import Load, Loaded, Outcomes, Refused, Reply, Run, Unload
+from edge_runtime.functions.sandbox.serve import QUANTUM
 
 _log = logging.getLogger("edge.functions")
 
@@ -129,9 +129,10 @@ class _RunJob(_Job):
 class Lane:
     """One executor and its queue. Jobs take turns; a run is done in pieces, so that none waits for a whole batch."""
 
-    def __init__(self, compiled: Path, stock: int) -> None:
-        self._compiled = compiled
-        self._stock = stock
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.tenants = 0
+        """Instances that are placed in it, those that are still being loaded included; counted by whoever places."""
         self._queue: deque[_Job] = deque()
         self._more = asyncio.Event()
         self._loaded: dict[int, _LoadJob] = {}
@@ -139,7 +140,7 @@ class Lane:
         """Apps that a new executor refused, and why."""
         self._task: asyncio.Task[None] | None = None
         self._calls = 0
-        self.remote = Remote(compiled, stock)
+        self.remote = Remote(engine)
         self.restarts = 0
         self.problem = ""
         """Why there is no executor just now; empty where there is one."""
@@ -348,7 +349,7 @@ class Lane:
         try:
             await self.remote.stop()
             await asyncio.sleep(delay)
-            self.remote = Remote(self._compiled, self._stock)
+            self.remote = Remote(self.engine)
             await self.remote.start()
             for loaded in list(self._loaded.values()):
                 await self._reload(loaded)

@@ -13,6 +13,7 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import DeployError
 from edge_runtime.events import NAME, Event
 from edge_runtime.flows.ports import NOTHING, Given, Outcome
+from edge_runtime.functions.engines import Engine, python_engine
 from edge_runtime.functions.lane import LoadFailed
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.pool import Pool
@@ -50,6 +51,8 @@ class Checked(msgspec.Struct, frozen=True):
 class ExecutorReport(msgspec.Struct, frozen=True):
     """One executor process."""
 
+    engine: str
+    """What it runs."""
     pid: int
     jail: JailReport | None
     """What confines it; None while it is being started, and once it has ended."""
@@ -102,6 +105,7 @@ class FunctionPlatform:
         self._recorder = Recorder()
         self._guest = ""
         self._wasm = self._compiled = Path()
+        self._python = python_engine(self._compiled, stock)
 
     async def start(self, progress: Progress | None = None) -> None:
         """Build and compile the guest where that has not been done, and start the executors.
@@ -125,7 +129,8 @@ class FunctionPlatform:
             stopped.set()  # seen within cache.POLL
             await asyncio.gather(preparing, return_exceptions=True)
             raise
-        pool = Pool(self._compiled, self._executors, self._stock)
+        self._python = python_engine(self._compiled, self._stock)
+        pool = Pool(self._python, self._executors)
         await pool.start()
         self._pool = pool
 
@@ -146,11 +151,15 @@ class FunctionPlatform:
         """
         content = AppFiles(read_source(source), limits or self._limits, self._guest)
         try:
-            loaded = await self._running.try_load(_request(content), content.limits)
+            loaded = await self._running.try_load(self._engine_of(content), _request(content), content.limits)
         except LoadFailed as failure:
             raise _explained(failure, content.entry) from None
         manifest = _manifest(loaded, content.entry)
         return Checked(manifest, content.version, loaded.micros, content)
+
+    def _engine_of(self, content: AppFiles) -> Engine:
+        """What runs an app: the one place where its language and its tier decide."""
+        return self._python
 
     async def store(self, checked: Checked) -> None:
         """Keep a checked version, durably, until it is needed."""
@@ -161,7 +170,9 @@ class FunctionPlatform:
         content, manifest = await asyncio.to_thread(self._versions.read, app, version)
         started = self._clock.monotonic()
         try:
-            loaded = await self._running.load((app, version), _request(content), content.limits)
+            loaded = await self._running.load(
+                (app, version), self._engine_of(content), _request(content), content.limits
+            )
         except LoadFailed as failure:
             raise _explained(failure, content.entry) from None
         if loaded is None:
@@ -191,6 +202,7 @@ class FunctionPlatform:
             ready = lane.remote.ready
             executors.append(
                 ExecutorReport(
+                    engine=lane.engine.name,
                     pid=lane.remote.pid,
                     jail=ready.jail if ready else None,
                     startup_us=ready.startup if ready else 0,

@@ -6,14 +6,13 @@ import asyncio
 import socket
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import suppress
-from pathlib import Path
 from typing import cast
 
 import msgspec
 
 from edge_runtime.errors import EdgeError
+from edge_runtime.functions.engines import Engine
 from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Ready, Reply, Request, Splitter, frame
-from edge_runtime.functions.sandbox.spawn import command
 
 START_TIMEOUT = 60.0
 """Seconds; 0.15 on a desktop, 2 on a small board with a cold disk, more while others use its only core."""
@@ -98,9 +97,8 @@ def _retrieve(answer: asyncio.Future[Reply]) -> None:
 class Remote:
     """One executor process, from `start` to `stop`. One request at a time."""
 
-    def __init__(self, compiled: Path, stock: int) -> None:
-        self._compiled = compiled
-        self._stock = stock
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._process: Process | None = None
         self._channel = _Channel()
         self._reader: asyncio.Task[None] | None = None
@@ -142,9 +140,8 @@ class Remote:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                arguments = command("edge_runtime.functions.sandbox.executor", str(self._compiled), str(self._stock))
                 self._process = await asyncio.create_subprocess_exec(
-                    *arguments,
+                    *self._engine.command,
                     stdin=theirs.fileno(),
                     stdout=DEVNULL,
                     stderr=PIPE,

@@ -18,6 +18,7 @@ import pytest
 from edge_runtime.errors import DeployError, EdgeError
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.functions import lane, remote
+from edge_runtime.functions.engines import python_engine
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import spawn
@@ -185,13 +186,13 @@ async def test_an_executor_that_cannot_start_again_makes_functions_unavailable(
 ) -> None:
     ref = await deploy(platform, app(COUNT))
     monkeypatch.setattr(
-        "edge_runtime.functions.remote.command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no room')"]
+        "edge_runtime.functions.engines.command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no room')"]
     )
     monkeypatch.setattr(lane, "BACKOFF", (0.0,))
     os.kill(executor(platform), signal.SIGKILL)
     with pytest.raises(Unavailable, match="no room"):
         await platform.invoke(ref("f"), [event()])
-    monkeypatch.setattr("edge_runtime.functions.remote.command", spawn.command)
+    monkeypatch.setattr("edge_runtime.functions.engines.command", spawn.command)
     while platform.report().executors[0].problem:
         await asyncio.sleep(0)
     assert [ok(o).value for o in await platform.invoke(ref("f"), [event()])] == [1]
@@ -305,7 +306,7 @@ async def test_a_guest_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     planted.write_bytes(b"x")
     planted.chmod(0o666)
     with pytest.raises(EdgeError, match="not a file of ours alone"):
-        await remote.Remote(planted, 1).start()
+        await remote.Remote(python_engine(planted, 1)).start()
 
 
 def test_frames_come_out_whole_however_they_are_cut() -> None:

@@ -1,14 +1,13 @@
-"""The executor: a jailed process that runs guests. It serves one gateway over stdin, one request at a time."""
+"""The executor: a jailed process that runs guests. It serves one gateway."""
 
 from __future__ import annotations
 
 import gc
 import os
-import select
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -19,7 +18,6 @@ from edge_runtime.functions.sandbox.engine import engine
 from edge_runtime.functions.sandbox.errors import Refusal, Stopped
 from edge_runtime.functions.sandbox.instance import Guests, Instance
 from edge_runtime.functions.sandbox.protocol import (
-    FrameTooLarge,
     Load,
     Loaded,
     Outcomes,
@@ -28,27 +26,12 @@ from edge_runtime.functions.sandbox.protocol import (
     Reply,
     Request,
     Run,
-    Splitter,
     Unload,
     Unloaded,
-    frame,
 )
+from edge_runtime.functions.sandbox.serve import MAX_REPLY, OVERHEAD, QUANTUM, serve
 from edge_runtime.functions.sandbox.ticker import Ticker
 
-QUANTUM = 20_000
-"""Microseconds after which a run gives way to other apps. A neighbour waits at most that and one event's deadline."""
-
-MAX_REPLY = 4 * 1024 * 1024
-"""Bytes of outcomes after which a run gives way as well."""
-
-QUIET = 20
-"""Milliseconds without a request before the stock is filled up: making an instance takes 5, and the first event of an
-app that was just loaded should not wait for it."""
-
-OVERHEAD = 64 * 1024
-"""What an outcome may be larger than the output limit: the description of an error, names and brackets."""
-
-_CHANNEL = 0
 _MEMORY_FAILURE = '{"type":"failed","reason":"memory"'
 
 
@@ -172,30 +155,6 @@ def _failure(reason: str, detail: str, since: int) -> tuple[int, bytes]:
     return micros, msgspec.json.encode(Failure(reason, detail))
 
 
-def _send(message: Reply) -> None:
-    data = memoryview(frame(message))
-    while data:
-        data = data[os.write(_CHANNEL, data) :]
-
-
-def serve(executor: Executor) -> None:
-    """Answer requests until the gateway closes the channel; restock while it has none."""
-    decoder = msgspec.msgpack.Decoder(Request)
-    splitter = Splitter()
-    waiting = select.poll()
-    waiting.register(_CHANNEL, select.POLLIN)
-    more = True
-    while True:
-        while more and not waiting.poll(QUIET):
-            more = executor.restock()
-        data = os.read(_CHANNEL, 1 << 20)
-        if not data:
-            return
-        for body in splitter.feed(data):
-            _send(executor.handle(decoder.decode(body)))
-        more = True
-
-
 def main() -> None:
     """The process: `argv` is the compiled guest's path and the size of the stock."""
     try:
@@ -204,7 +163,7 @@ def main() -> None:
         sys.exit(f"{error}. {error.hint}".rstrip())
 
 
-def run(path: Path, stock: int) -> None:
+def run(path: Path, stock: int) -> NoReturn:
     """Load the guest, lock the process, serve."""
     started = time.perf_counter_ns()
     machine = engine()
@@ -218,7 +177,5 @@ def run(path: Path, stock: int) -> None:
     report = jail.lock(confinement)
     gc.collect()
     gc.freeze()
-    with suppress(OSError, FrameTooLarge):  # the gateway is gone: nobody is left to tell
-        _send(Ready(report, (time.perf_counter_ns() - started) // 1000))
-        serve(executor)
-    os._exit(0)  # the ticker's thread cannot be joined, and there is nothing to save
+    ready = Ready(report, (time.perf_counter_ns() - started) // 1000)
+    serve(ready, executor.handle, executor.restock)
