@@ -61,6 +61,9 @@ class Counting:
             self.all_seen.set()
         return Taken(results)
 
+    def settled(self, events: Sequence[Event], turn: Turn) -> None:
+        pass
+
 
 def events() -> list[list[Event]]:
     made = [

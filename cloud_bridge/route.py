@@ -99,11 +99,20 @@ class RouteFlow:
         for event in events:
             if (epoch, event.id) not in self._outcomes:
                 break
-            # Forgotten as soon as handed over: should the event come again, it is because somebody wants it retried.
-            letter = self._outcomes.pop((epoch, event.id))
-            results.append(Done() if letter is None else Failed(letter, _retryable(letter)))
+            letter = self._outcomes[epoch, event.id]
+            if letter is None:
+                results.append(Done())
+            else:
+                # Forgotten at once: should the event come again, it is because somebody wants it retried.
+                del self._outcomes[epoch, event.id]
+                results.append(Failed(letter, _retryable(letter)))
         self._trim()
         return Taken(results, waiting)
+
+    def settled(self, events: Sequence[Event], turn: Turn) -> None:
+        """As `Flow.settled`: should these come again, somebody wants them to be sent again."""
+        for event in events:
+            self._outcomes.pop((turn.epoch, event.id), None)
 
     async def _shape(self, events: Sequence[Event], epoch: int) -> deque[_Line]:
         """What is to be sent, by device and in order. What needs no sending is settled as far as that goes."""

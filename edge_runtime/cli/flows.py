@@ -11,6 +11,7 @@ import typer
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, escaped, out, print_json, table, took
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError
+from edge_runtime.flows.flows import Choice
 from edge_runtime.flows.replay import Difference, Replayed
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
@@ -121,19 +122,23 @@ def rewind(
     to: Annotated[str, typer.Option(help="The first record to take again, or earliest.")] = "",
     since: Since = "",
     send: Annotated[bool, typer.Option("--send", help="Carry commands and deliveries out again.")] = False,
+    state: Annotated[
+        Choice | None,
+        typer.Option(help="What becomes of its state: back to what it was then, to nothing, or as it is now."),
+    ] = None,
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Take again what a flow has taken, from a record or a moment on.
 
     Commands and deliveries to the outside are withheld until it has come to where the journal ends now, unless --send
-    is given.
+    is given. A function that keeps state needs to be told what is to become of it (--state).
     """
     start = moment(to, since)
     if start is None:
         raise EdgeError("from where?", hint="Say --to OFFSET, --since 1h or --since earliest.")
     with connect(config_path) as client:
-        _say_rewound(client.rewind(flow, Rewind(start, send)), as_json)
+        _say_rewound(client.rewind(flow, Rewind(start, send, state)), as_json)
 
 
 def bootstrap(flow: FlowName, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from edge_runtime.events import Event
 from edge_runtime.flows.ports import Unavailable
+from edge_runtime.flows.states import NoStates, States
 from edge_runtime.journal.records import DeadLetter, Record
 
 
@@ -29,6 +30,8 @@ class Turn(msgspec.Struct, frozen=True):
     """The flow is catching up: nothing is to be sent to the outside."""
     dry: bool = False
     """Only to see what would happen: nothing is kept, so nothing is to be logged as if it had happened."""
+    states: States = NoStates()
+    """What the flow keeps, as the batches before have left it."""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -82,4 +85,8 @@ class Flow(Protocol):
 
     async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
         """Deal with events in order. It may be called again with events whose effects were not committed."""
+        ...
+
+    def settled(self, events: Sequence[Event], turn: Turn) -> None:
+        """These events of a turn will not come again: what became of them is durable, or costs nothing to repeat."""
         ...

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -16,14 +17,20 @@ from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.limiter import Limiter
 from edge_runtime.flows.position import SLOTS, Position
 from edge_runtime.flows.runner import Runner
+from edge_runtime.flows.states import StateTable, put_back
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal, Tables
-from edge_runtime.journal.records import REMOVED_KEPT, FlowState, Stored, Trimmed
+from edge_runtime.journal.records import REMOVED_KEPT, FlowState, Rewriting, Stored, Trimmed
 
 SAVE_EVERY = 1_000_000
 """Progress that came with no effects is committed at least this often, microseconds."""
+RETRY = 1_000_000
+"""Pause before what a flow keeps is tried to be put back again, microseconds."""
 PATIENCE = 2_000_000
 """How long a batch may go on when its flow is replaced or the gateway stops, microseconds."""
+
+Choice = Literal["kept", "reset", "restored"]
+"""What becomes of what a flow keeps when it is rewound."""
 
 _log = logging.getLogger("edge.flows")
 
@@ -41,6 +48,8 @@ class Flows:
         self.first = tables.first
         """The oldest record that is kept."""
         self.feed = Feed(journal, tables.head)
+        self.states = StateTable(journal, tables.stateful)
+        self._rewriting: dict[str, asyncio.Task[None]] = {}
         self.runners: dict[str, Runner] = {}
         journal.listen(self._hear)
 
@@ -59,7 +68,8 @@ class Flows:
                 if state is None or self._forgotten(state):
                     cursor = self.first - 1 if flow.start == "earliest" else self.feed.head
                     epoch = 0 if state is None else state.epoch + 1
-                    state = await self._enter(FlowState(flow.name, 1, epoch, cursor))
+                    anew = Rewriting(-1, self.feed.head) if await self.states.any(flow.name) else None
+                    state = await self._enter(FlowState(flow.name, 1, epoch, cursor, rewriting=anew))
                 elif not resume or state.removed:
                     state = await self._enter(msgspec.structs.replace(state, removed=0))
             except StorageError:
@@ -93,13 +103,21 @@ class Flows:
         """Go on where the flow was paused or has stopped itself."""
         await self._change(name, lambda state: msgspec.structs.replace(state, paused=False))
 
-    async def rewind(self, name: str, cursor: int, *, quiet: bool = True) -> FlowState:
+    async def rewind(self, name: str, cursor: int, *, quiet: bool = True, state: Choice | None = None) -> FlowState:
         """Take everything behind `cursor` again, in a new epoch.
 
         With `quiet`, commands and deliveries to the outside are withheld until the flow has come to where the journal
-        ends now. Raises EdgeError if records behind `cursor` have been removed by retention, or it is ahead.
+        ends now. `state` says what becomes of what the flow keeps: it stays (`kept`), begins with nothing (`reset`), or
+        becomes what it was when the flow stood at `cursor` (`restored`); the flow goes on once that is done. Raises
+        EdgeError if it keeps something and there is no choice, if records behind `cursor` have been removed by
+        retention, or it is ahead.
         """
         self.find(name)
+        if state is None and await self.states.any(name):
+            raise EdgeError(
+                f"'{name}' keeps state, and events that it takes again would change it twice",
+                hint="Say what is to become of it: --state restored (to what it was then), reset, or kept.",
+            )
         if cursor < self.first - 1:
             raise EdgeError(
                 f"record {cursor + 1} is not kept any more; the oldest is {self.first}",
@@ -108,19 +126,23 @@ class Flows:
         if cursor > self.feed.head:
             raise EdgeError(f"the journal ends at record {self.feed.head}")
 
-        def rewound(state: FlowState) -> FlowState:
+        def rewound(now: FlowState) -> FlowState:
             # Of now, when the flow stands still: what it has committed until here belongs to the old epoch.
             head = self.feed.head
+            rewriting = now.rewriting
+            if state in ("reset", "restored") and self.states.keeps(name):
+                rewriting = Rewriting(cursor if state == "restored" else -1, head)
             return msgspec.structs.replace(
-                state,
-                epoch=state.epoch + 1,
+                now,
+                rewriting=rewriting,
+                epoch=now.epoch + 1,
                 cursor=cursor,
                 slots={},
                 held={},
                 quiet_until=head if quiet else -1,
                 again_after=cursor,
                 again_until=head,
-                again_done=Position.of(state).lowest,
+                again_done=Position.of(now).lowest,
             )
 
         return await self._change(name, rewound)
@@ -182,6 +204,10 @@ class Flows:
         runner = self.runners.pop(name, None)
         if runner is None:
             return None
+        rewriting = self._rewriting.pop(name, None)
+        if rewriting is not None:
+            rewriting.cancel()
+            await asyncio.gather(rewriting, return_exceptions=True)
         await runner.stop(PATIENCE)
         at = runner.position()
         self._states[name] = msgspec.structs.replace(runner.state, cursor=at.cursor, slots=at.slots, held=at.held)
@@ -222,7 +248,26 @@ class Flows:
             lanes=state.lanes,
             limiter=Limiter(self._clock, state.rate),
             stats=self._stats.setdefault(flow.name, FlowStats()),
+            states=self.states,
         )
         self.runners[flow.name] = runner
-        if not state.paused:
+        if state.rewriting is not None:
+            runner.stats.waiting = "what it keeps is being put back to an earlier time"
+            self._rewriting[flow.name] = asyncio.create_task(self._put_back(flow, state, state.rewriting))
+        elif not state.paused:
             runner.start()
+
+    async def _put_back(self, flow: Flow, state: FlowState, rewriting: Rewriting) -> None:
+        """Put back what a flow keeps, and then let it run; again and again, whatever is in the way."""
+        name = flow.name
+        while True:
+            try:
+                await put_back(self._journal, name, state.cursor, rewriting)
+                async with self._changing:
+                    done = await self._enter(msgspec.structs.replace(self._states[name], rewriting=None))
+                    del self._rewriting[name]
+                    self._run(flow, done)
+                    return
+            except StorageError as error:
+                self.runners[name].stats.waiting = f"what it keeps cannot be put back: {error}"
+            await self._clock.sleep(RETRY)

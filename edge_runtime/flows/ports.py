@@ -9,7 +9,7 @@ import msgspec
 
 from edge_runtime.errors import EdgeError
 from edge_runtime.events import Event
-from edge_runtime.journal.records import Command
+from edge_runtime.journal.records import Command, Entry, State
 from edge_runtime.manifest import FunctionRef
 
 
@@ -30,14 +30,6 @@ class Order(msgspec.Struct, frozen=True, tag="command"):
     """Microseconds from the commit to the command's expiry."""
     key: str = ""
     """Where it has one: it replaces older commands to the device with this key."""
-
-
-Entry = tuple[str, int]
-"""A value of a function's state as JSON, which only the function reads; and when it expires (microseconds, by the
-events' `received`; 0 for never)."""
-
-State = dict[str, Entry]
-"""What a function keeps of one partition key, by names that it chose."""
 
 
 class Given(msgspec.Struct):

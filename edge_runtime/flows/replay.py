@@ -1,6 +1,7 @@
 """Dry runs: retained events go through a flow's live version, and what it does is held against the journal.
 
-Nothing is committed and nothing is sent. Effects are compared by what caused them and their number among its effects.
+The flow begins with what it kept then. Nothing is committed and nothing is sent. Effects are compared by what caused
+them and their number among its effects.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Done, Failed, Flow, Turn
+from edge_runtime.flows.states import ScratchStates
 from edge_runtime.flows.timeline import pages
 from edge_runtime.journal.interface import Journal
-from edge_runtime.journal.records import Command, DeadLetter, Record
+from edge_runtime.journal.records import Command, DeadLetter, Record, StateChange
 
 BATCH = 64
 """Events taken at a time: the live flows share the sandbox with this."""
@@ -83,7 +85,8 @@ class Replay:
 
     def __init__(self, flow: Flow, epoch: int, journal: Journal, clock: Clock, *, limit: int) -> None:
         self._flow = flow
-        self._turn = Turn(epoch, quiet=True, dry=True)
+        self._epoch = epoch
+        self._states: ScratchStates | None = None
         self._journal = journal
         self._clock = clock
         self._limit = limit
@@ -99,6 +102,7 @@ class Replay:
     async def run(self, first: int, head: int) -> Replayed:
         """Take the events and compare. Raises EdgeError if the sandbox stays out of reach."""
         self._last = first - 1
+        self._states = await ScratchStates.at(self._journal, self._flow.name, first - 1, head)
         async for page in pages(self._journal, first - 1, head):
             for stored in page:
                 if type(stored.record) is Event and not self._full:
@@ -136,6 +140,8 @@ class Replay:
                 self._expect((event.id, LETTER), result.letter)
             else:
                 for index, record in enumerate(result.effects):
+                    if type(record) is StateChange:
+                        continue  # What it keeps shows in what it does later.
                     if event.quiet and type(record) is Command:
                         continue  # It was emitted by a flow that was catching up: withheld then and now.
                     self._expect((event.id, LETTER if type(record) is DeadLetter else index), record)
@@ -148,12 +154,19 @@ class Replay:
         await asyncio.sleep(0)
 
     async def _results(self, batch: list[Event]) -> list[Done | Failed]:
+        assert self._states is not None
+        states = self._states
+        turn = Turn(self._epoch, quiet=True, dry=True, states=states)
         found: list[Done | Failed] = []
         for pause in (0, *PATIENCE):
             if pause:
                 await self._clock.sleep(pause)
-            taken = await self._flow.take(batch[len(found) :], self._turn)
+            taken = await self._flow.take(batch[len(found) :], turn)
             found += taken.results
+            for result in taken.results:
+                for record in result.effects if isinstance(result, Done) else ():
+                    if type(record) is StateChange:
+                        states.apply(record)
             if len(found) == len(batch):
                 return found
         why = taken.waiting or "it does not say why"

@@ -19,9 +19,10 @@ from edge_runtime.flows.lane import BATCH, Item, Lane
 from edge_runtime.flows.limiter import Limiter
 from edge_runtime.flows.position import SLOTS, Position, position, slot_of
 from edge_runtime.flows.size import rough
+from edge_runtime.flows.states import NoStates, States
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal
-from edge_runtime.journal.records import Command, DeadLetter, FlowState, Progress, Record, Retry, Stored
+from edge_runtime.journal.records import Command, DeadLetter, FlowState, Progress, Record, Retry, StateChange, Stored
 
 LAZY_RECORDS = 10_000
 """Progress without effects is committed after so many records, or at the next `save`."""
@@ -56,6 +57,7 @@ class Runner:
         lanes: int = 1,
         limiter: Limiter | None = None,
         stats: FlowStats | None = None,
+        states: States | None = None,
     ) -> None:
         self.flow = flow
         self.state = state
@@ -68,6 +70,7 @@ class Runner:
         self._feed = feed
         self._clock = clock
         self._rng = rng
+        self._states = states or NoStates()
         self._start = Position.of(state)
         self._read = self._start.lowest
         self._floor = [self._start.slots.get(slot, self._start.cursor) for slot in range(SLOTS)]
@@ -254,10 +257,11 @@ class Runner:
         """Take a batch and commit what became of it; True if a pause is due before the next."""
         started = self._clock.monotonic()
         quiet = self._quiet(items[0])
-        taken = await self.flow.take([item.event for item in items], Turn(self.state.epoch, quiet))
+        turn = Turn(self.state.epoch, quiet, states=self._states)
+        taken = await self.flow.take([item.event for item in items], turn)
         settled, effects, failed = self._sort(lane, items, taken, quiet)
         if settled or failed:
-            await self._settle(lane, frozenset(item.offset for item in settled), effects, failed)
+            await self._settle(lane, settled, turn, effects, failed)
         self.stats.waiting = "" if taken.waiting is None else str(taken.waiting)
         self.stats.took(len(settled), effects, self._clock.monotonic() - started)
         self._room.set()
@@ -279,7 +283,7 @@ class Runner:
             new: list[Record]
             if isinstance(result, Done):
                 lane.hopeless = False
-                new = [record for record in result.effects if not (quiet and type(record) is Command)]
+                new = [_placed(record, item) for record in result.effects if not (quiet and type(record) is Command)]
             else:
                 letter = self._judge(lane, item, result)
                 if letter is None or self.flow.policy.on_error != "skip":
@@ -304,23 +308,25 @@ class Runner:
         return msgspec.structs.replace(result.letter, attempts=attempts, at=item.at)
 
     async def _settle(
-        self, lane: Lane, settled: frozenset[int], effects: Sequence[Record], failed: Mapping[str, bool]
+        self, lane: Lane, settled: Sequence[Item], turn: Turn, effects: Sequence[Record], failed: Mapping[str, bool]
     ) -> None:
         """Commit, and only then believe it; in one piece, even if the lane is cancelled meanwhile."""
-        task = asyncio.create_task(self._settle_now(lane, settled, effects, failed))
+        task = asyncio.create_task(self._settle_now(lane, settled, turn, effects, failed))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         await asyncio.shield(task)
 
     async def _settle_now(
-        self, lane: Lane, settled: frozenset[int], effects: Sequence[Record], failed: Mapping[str, bool]
+        self, lane: Lane, settled: Sequence[Item], turn: Turn, effects: Sequence[Record], failed: Mapping[str, bool]
     ) -> None:
+        offsets = frozenset(item.offset for item in settled)
         async with self._committing:
             if effects:
-                await self._commit(self._position(lane, settled, failed.keys()), effects)
+                await self._commit(self._position(lane, offsets, failed.keys()), effects)
             else:
                 self._dirty = True
-            lane.drop(settled)
+            self.flow.settled([item.event for item in settled], turn)
+            lane.drop(offsets)
             for key, given_up in failed.items():
                 self._fail(lane, key, given_up)
             if settled and not failed:
@@ -396,6 +402,11 @@ class Runner:
         await self._journal.commit(progress, effects)
         self._saved = where.cursor
         self._dirty = False
+
+
+def _placed(record: Record, item: Item) -> Record:
+    """A change of state knows the event at which it was made."""
+    return msgspec.structs.replace(record, at=item.offset) if type(record) is StateChange else record
 
 
 async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:

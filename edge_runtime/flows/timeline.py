@@ -19,6 +19,7 @@ from edge_runtime.journal.records import (
     Progress,
     Record,
     Retry,
+    StateChange,
     Stored,
     Trimmed,
 )
@@ -36,7 +37,7 @@ def moment(record: Record) -> int | None:
             return record.created
         case CommandEnd() | DeadLetter() | Retry() | Dropped() | Trimmed() | Gap() | AppVersion():
             return record.time
-        case FlowState() | Progress():
+        case FlowState() | Progress() | StateChange():
             return None
 
 

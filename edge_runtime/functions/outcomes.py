@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from edge_runtime.events import NAME, Event
-from edge_runtime.flows.ports import Entry, Failure, LogLine, Order, Outcome, State, Success
+from edge_runtime.flows.ports import Failure, LogLine, Order, Outcome, Success
 from edge_runtime.functions.limits import Limits
+from edge_runtime.journal.records import Entry, State
 
 MAX_DEPTH = 16
 """How deep an effect's values may be nested, as on the wire."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Progress, Record, Stored
+from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Progress, Record, State, Stored
 
 
 class Placed(Enum):
@@ -41,6 +41,8 @@ class Tables(msgspec.Struct):
     apps: dict[str, AppVersion]
     outbox: list[Command]
     """Commands without an end, oldest first."""
+    stateful: set[str] = set()
+    """The flows that keep something, or once did."""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
@@ -79,6 +81,20 @@ class Journal(Protocol):
         """Records with offsets greater than `after`, in order: at least one where there is one, about `limit`.
 
         What retention has removed is passed over: the first may stand further on than `after + 1`.
+        """
+        ...
+
+    def states(self, flow: str, keys: Sequence[str]) -> Awaitable[dict[str, State]]:
+        """What a flow keeps of these partition keys; those of which it keeps nothing are left out.
+
+        Expired entries may be there still, or not.
+        """
+        ...
+
+    def state_keys(self, flow: str, after: str, limit: int) -> Awaitable[list[str]]:
+        """Partition keys of which a flow keeps something, in order: those greater than `after`, about `limit`.
+
+        An empty list is the end.
         """
         ...
 

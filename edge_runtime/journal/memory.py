@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from edge_runtime.errors import StorageError, StorageFull
 from edge_runtime.journal.interface import Appended, Listener, Tables
 from edge_runtime.journal.projection import Projection
-from edge_runtime.journal.records import Gap, Progress, Record, Stored, Trimmed
+from edge_runtime.journal.records import Gap, Progress, Record, State, Stored, Trimmed
 from edge_runtime.journal.retention import Old, followers, plan, trim_now
 
 MAX_APPEND = 1000
@@ -62,6 +62,19 @@ class MemoryJournal:
     async def tables(self) -> Tables:
         """As `Journal.tables`."""
         return self._projection.tables()
+
+    async def states(self, flow: str, keys: Sequence[str]) -> dict[str, State]:
+        """As `Journal.states`."""
+        changed = {key: self._projection.states.get((flow, key), {}) for key in keys}
+        found = {key: {name: entry for name, entry in some.items() if entry} for key, some in changed.items()}
+        return {key: state for key, state in found.items() if state}
+
+    async def state_keys(self, flow: str, after: str, limit: int) -> list[str]:
+        """As `Journal.state_keys`."""
+        states = self._projection.states.items()
+        return sorted(key for (name, key), some in states if name == flow and key > after and any(some.values()))[
+            :limit
+        ]
 
     def listen(self, listener: Listener) -> None:
         """As `Journal.listen`."""

@@ -21,15 +21,19 @@ from edge_runtime.journal.records import (
     CommandEnd,
     DeadLetter,
     Device,
+    Entry,
     FlowState,
     Gap,
     Progress,
     Record,
+    StateChange,
     Trimmed,
 )
 from edge_runtime.journal.retention import lifted
 
 BootKey = tuple[str, bytes]
+StateKey = tuple[str, str]
+"""A flow and a partition key."""
 RECENT = 65_536
 """How many newest events are remembered with a digest of their content, to tell a repeat from a conflict."""
 
@@ -54,6 +58,9 @@ class Projection:
         """Intervals of the boots at hand; a journal with a disk keeps the rest there."""
         self.dirty: set[BootKey] = set()
         """The boots whose intervals have changed; whoever saves them empties it."""
+        self.stateful: set[str] = set()
+        self.states: dict[StateKey, dict[str, Entry | None]] = {}
+        """Entries that functions have changed, None for removed ones; whoever saves them empties it."""
         self._load_boot = load_boot
         self._digests: OrderedDict[tuple[str, bytes, int], bytes] = OrderedDict()
         self._fresh: dict[tuple[str, bytes, int], bytes] = {}
@@ -62,7 +69,13 @@ class Projection:
     def tables(self) -> Tables:
         """A copy that later changes do not reach."""
         return Tables(
-            self.first, self.head, dict(self.flows), dict(self.devices), dict(self.apps), list(self.outbox.values())
+            self.first,
+            self.head,
+            dict(self.flows),
+            dict(self.devices),
+            dict(self.apps),
+            list(self.outbox.values()),
+            set(self.stateful),
         )
 
     def check(self, flow: str, generation: int) -> None:
@@ -122,6 +135,9 @@ class Projection:
                 self.outbox[record.id] = record
             case CommandEnd():
                 self.outbox.pop(record.command, None)
+            case StateChange():
+                self.stateful.add(record.flow)
+                self.states.setdefault((record.flow, record.key), {}).update(record.entries)
             case FlowState():
                 self.flows[record.flow] = record
             case Trimmed():

@@ -78,6 +78,36 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True, tag="dropped"):
     time: int
 
 
+Entry = tuple[str, int]
+"""A value that a function keeps, as JSON that only the function reads; and when it expires (microseconds, by the
+`received` of its events; 0 for never)."""
+
+State = dict[str, Entry]
+"""What a function keeps of one partition key, by names that it chose."""
+
+
+class StateChange(msgspec.Struct, frozen=True, array_like=True, tag="state"):
+    """A flow keeps something else of a partition key from here on. Entries that are not named stay as they are."""
+
+    flow: str
+    key: str
+    entries: dict[str, Entry | None]
+    """The new ones; None for those that are gone."""
+    before: dict[str, Entry | None]
+    """What stood in their place; None for nothing. With it the change can be undone, however old the rest is."""
+    at: int = -1
+    """The offset of the event at which it was made; of a change by a rewind, where the flow went on from."""
+
+
+class Rewriting(msgspec.Struct, frozen=True, array_like=True):
+    """What a flow keeps is being put back, and the flow does not run until that is done."""
+
+    after: int
+    """To what it was once everything up to here had been dealt with; -1 for nothing at all."""
+    until: int
+    """Where the journal ended when this was asked for."""
+
+
 REMOVED_KEPT = 7 * 86_400_000_000
 """Microseconds: a week, in which somebody will have noticed."""
 
@@ -108,6 +138,7 @@ class FlowState(msgspec.Struct, frozen=True, array_like=True, tag="flow"):
     """How many of its batches may be under way at a time."""
     rate: float | None = None
     """How many events a second it may take; None for no limit."""
+    rewriting: Rewriting | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
@@ -167,6 +198,7 @@ Record = (
     | Dropped
     | FlowState
     | Progress
+    | StateChange
     | Trimmed
     | Gap
     | Device

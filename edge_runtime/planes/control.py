@@ -10,7 +10,7 @@ from cloud_bridge.route import RouteFlow
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError
 from edge_runtime.events import Event
-from edge_runtime.flows.flows import Flows
+from edge_runtime.flows.flows import Choice, Flows
 from edge_runtime.flows.replay import Replay, Replayed
 from edge_runtime.flows.runner import Runner
 from edge_runtime.flows.stats import percentile
@@ -31,6 +31,8 @@ class Rewind(msgspec.Struct, forbid_unknown_fields=True):
     start: Moment
     send: bool = False
     """Carry out commands and deliveries again, instead of withholding them until the flow has caught up."""
+    state: Choice | None = None
+    """What becomes of what the flow keeps: to be said of flows that keep something."""
 
 
 class Rewound(msgspec.Struct):
@@ -108,12 +110,12 @@ class FlowControl:
                 f"{flow} stands at record {stands}: from {first} on, it would skip what it has not dealt with",
                 hint=f"It goes on by itself (edge flow list says what it waits for); or rewind it to {stands + 1}.",
             )
-        state = await self._flows.rewind(flow, first - 1, quiet=not request.send)
+        state = await self._flows.rewind(flow, first - 1, quiet=not request.send, state=request.state)
         return Rewound(flow, state.epoch, first, self._flows.feed.head, request.send)
 
     async def bootstrap(self, flow: str) -> Rewound:
-        """Take everything that is kept, quietly, and then go live."""
-        return await self.rewind(flow, Rewind(EARLIEST))
+        """Take everything that is there, quietly and beginning with no state, and then go live."""
+        return await self.rewind(flow, Rewind(EARLIEST, state="reset"))
 
     async def replay(self, flow: str, request: ReplayRequest) -> Replayed:
         """Run the live version over the past without any effect, and compare with the journal."""

@@ -15,6 +15,7 @@ from edge_runtime.journal.records import (
     Gap,
     Progress,
     Retry,
+    StateChange,
     Stored,
     Trimmed,
 )
@@ -47,5 +48,5 @@ def line(stored: Stored) -> Line | None:
             return Line(offset, "retry", r.time, r.event.device, r.event.id, r.flow, {"dead_letter": r.letter})
         case Dropped() as d:
             return Line(offset, "dropped", d.time, "", "", "", {"dead_letter": d.letter})
-        case FlowState() | Progress() | Trimmed():
+        case FlowState() | Progress() | StateChange() | Trimmed():
             return None

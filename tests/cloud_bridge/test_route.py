@@ -182,11 +182,20 @@ async def test_a_dead_letter_behind_the_first_undone_event_is_kept_for_its_turn(
     assert shelf.taken == [batch[0].outside_id]
 
 
-async def test_what_comes_again_after_it_was_handed_over_is_sent_again() -> None:
+async def test_what_is_not_settled_is_not_sent_again() -> None:
     shelf = Shelf()
     flow = route(shelf)
-    await take(flow, [event("a", 1)], 0)
-    await take(flow, [event("a", 1)], 0)
+    for _ in range(2):  # the commit failed, or had no room for all of them
+        await take(flow, [event("a", 1)], 0)
+    assert len(shelf.taken) == 1
+
+
+async def test_what_comes_again_after_it_was_settled_is_sent_again() -> None:
+    shelf = Shelf()
+    flow = route(shelf)
+    for _ in range(2):
+        await take(flow, [event("a", 1)], 0)
+        flow.settled([event("a", 1)], Turn(0))
     assert len(shelf.taken) == 2
 
 

@@ -62,6 +62,9 @@ class Orders:
                 results.append(Done([Command(item.device, "fan", {}, 1, 10**18, origin)]))
         return Taken(results)
 
+    def settled(self, events: Sequence[Event], turn: Turn) -> None:
+        pass
+
 
 class House:
     """Flows over the restricted journal, in virtual time."""

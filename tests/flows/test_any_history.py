@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import tempfile
 from collections import Counter
@@ -11,18 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge_runtime.clock import ManualClock
 from edge_runtime.events import Event
-from edge_runtime.flows.flow import Policy
-from edge_runtime.flows.flows import Flows
+from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
+from edge_runtime.flows.flows import Choice, Flows
 from edge_runtime.flows.runner import LONGEST_WAIT
 from edge_runtime.journal.interface import Appended, Journal
 from edge_runtime.journal.memory import MemoryJournal
-from edge_runtime.journal.records import Command, DeadLetter, FlowState, Progress, Record, Stored
+from edge_runtime.journal.records import Command, DeadLetter, FlowState, Progress, Record, State, StateChange, Stored
 from edge_runtime.journal.sqlite.client import SqliteJournal
 from tests.flows.conftest import BOOT, Orders, turns
 
@@ -30,6 +32,25 @@ T = TypeVar("T")
 Write = Callable[[], Coroutine[Any, Any, Appended]]
 NAME = "app.f"
 DEVICES = ("a", "b", "c", "d", "e")
+
+
+class Keeping(Orders):
+    """Keeps, for each device, the sequence numbers it has dealt with, and says them with each command."""
+
+    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
+        taken = await super().take(events, turn)
+        states = await turn.states.of(self.name, {event.device for event in events})
+        return Taken([self._kept(*pair, states) for pair in zip(events, taken.results, strict=False)], taken.waiting)
+
+    def _kept(self, event: Event, result: Done | Failed, states: dict[str, State]) -> Done | Failed:
+        if isinstance(result, Failed):
+            return result
+        before = states.get(event.device, {}).get("seen")
+        after = (json.dumps([*json.loads(before[0] if before else "[]"), event.seq]), 0)
+        states[event.device] = {"seen": after}
+        (command,) = result.effects
+        change = StateChange(self.name, event.device, {"seen": after}, {"seen": before})
+        return Done([msgspec.structs.replace(command, args=json.loads(after[0])), change])
 
 
 class SlowJournal(MemoryJournal):
@@ -115,8 +136,8 @@ class History(RuleBasedStateMachine):
         if self.lanes > 1:
             await self.flows.scale(NAME, self.lanes)
 
-    def _flow(self) -> Orders:
-        flow = Orders(NAME, policy=self.policy)
+    def _flow(self) -> Keeping:
+        flow = Keeping(NAME, policy=self.policy)
         flow.broken = lambda item: item.seq in self.broken
         return flow
 
@@ -172,10 +193,10 @@ class History(RuleBasedStateMachine):
         self.lanes = lanes
         self.do(self._with_time(self.flows.scale(NAME, lanes)))
 
-    @rule(share=st.floats(0, 1))
-    def rewind(self, share: float) -> None:
+    @rule(share=st.floats(0, 1), state=st.sampled_from(["kept", "reset", "restored"]))
+    def rewind(self, share: float, state: Choice) -> None:
         cursor = round(self.flows.feed.head * share) - 1
-        self.do(self._with_time(self.flows.rewind(NAME, max(-1, cursor), quiet=False)))
+        self.do(self._with_time(self.flows.rewind(NAME, max(-1, cursor), quiet=False, state=state)))
 
     @precondition(lambda self: self.acknowledged)
     @rule()
@@ -218,11 +239,11 @@ class History(RuleBasedStateMachine):
     async def _quiet(self) -> None:
         """Let time pass until nothing is left to do."""
         async with asyncio.timeout(60):
-            runner = self.flows.runners[NAME]
             while True:
                 self.clock.advance(LONGEST_WAIT)
                 await turns(40)
-                if runner.lag == 0 and not runner.held:
+                runner = self.flows.runners[NAME]
+                if runner.lag == 0 and not runner.held and runner.state.rewriting is None:
                     return
                 await asyncio.sleep(0.001)
 
@@ -248,6 +269,38 @@ class History(RuleBasedStateMachine):
         for device in DEVICES:
             mine = [cause for cause in effects if cause.startswith(f"{device}/")]
             assert mine == [identity for identity in wanted if identity.startswith(f"{device}/")]
+        self._check_states(records)
+
+    async def _kept(self) -> tuple[list[str], dict[str, State]]:
+        return await self.journal.state_keys(NAME, "", 100), await self.journal.states(NAME, DEVICES)
+
+    def _check_states(self, records: Sequence[Stored]) -> None:
+        """What is kept follows from the events one by one, whatever was put back to whenever in between."""
+        now: dict[str, list[int]] = {}
+        past: list[tuple[int, str, list[int]]] = []
+        wanted: dict[str, list[int]] | None = None
+        for item in records:
+            record = item.record
+            if isinstance(record, Command):
+                assert record.args == [*now.get(record.device, []), int(record.origin.cause.rpartition("/")[2])]
+            elif isinstance(record, StateChange):
+                entry, before = record.entries["seen"], record.before["seen"]
+                assert json.loads(before[0] if before else "[]") == now.get(record.key, [])
+                now[record.key] = json.loads(entry[0] if entry else "[]")
+                past.append((record.at, record.key, now[record.key]))
+            elif isinstance(record, FlowState):
+                if wanted is not None and record.rewriting is None:
+                    assert {key: seen for key, seen in now.items() if seen} == wanted
+                    wanted = None
+                if record.rewriting is not None and record.rewriting.until == item.offset - 1:
+                    then = {key: seen for at, key, seen in past if at <= record.rewriting.after}
+                    wanted = {key: seen for key, seen in then.items() if seen}
+        assert wanted is None
+        keys, states = self.do(self._kept())
+        assert keys == sorted(states) == sorted(key for key, seen in now.items() if seen)
+        assert {key: json.loads(state["seen"][0]) for key, state in states.items()} == {
+            k: v for k, v in now.items() if v
+        }
 
 
 class SqliteHistory(History):

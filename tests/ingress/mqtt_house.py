@@ -17,7 +17,7 @@ from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.interface import Appended, Listener, Tables
 from edge_runtime.journal.memory import MemoryJournal
-from edge_runtime.journal.records import Command, Progress, Record, Stored
+from edge_runtime.journal.records import Command, Progress, Record, State, Stored
 from edge_runtime.proto import mqtt
 
 BOOT = bytes.fromhex("f00d000102030405")
@@ -56,6 +56,12 @@ class SlowJournal:
 
     def read(self, after: int, limit: int) -> Awaitable[list[Stored]]:
         return self.inner.read(after, limit)
+
+    def states(self, flow: str, keys: Sequence[str]) -> Awaitable[dict[str, State]]:
+        return self.inner.states(flow, keys)
+
+    def state_keys(self, flow: str, after: str, limit: int) -> Awaitable[list[str]]:
+        return self.inner.state_keys(flow, after, limit)
 
     def tables(self) -> Awaitable[Tables]:
         return self.inner.tables()

@@ -13,7 +13,7 @@ import pytest
 from edge_runtime.errors import StorageError
 from edge_runtime.events import Event, Origin
 from edge_runtime.journal.interface import Placed
-from edge_runtime.journal.records import AppVersion, Command, CommandEnd, DeadLetter, Device, Progress
+from edge_runtime.journal.records import AppVersion, Command, CommandEnd, DeadLetter, Device, Progress, StateChange
 from edge_runtime.journal.sqlite import database
 from edge_runtime.journal.sqlite.database import APPLICATION_ID, VERSION
 from edge_runtime.journal.sqlite.messages import Op
@@ -28,6 +28,7 @@ FLOW = "greenhouse.overheat"
 FROZEN = {
     1: "69ec013dec222af2b7555180058888194e102f0fa98736b0c5b95df777bd4737",
     2: "1d0ea43c5dc0a952d314619fb5bd9a7faa9913f80a9b85fb374b9026e56c5bd9",
+    3: "d81220b181f951ca5f99e48e1354af522272930fa5e845d668941797dc5e7ef1",
 }
 """SHA-256 of each version's schema: a released one never changes."""
 
@@ -40,9 +41,19 @@ def order(on: bool, index: int, cause: tuple[bytes, int] | None) -> Command:
     return Command("gh-1", "fan", {"on": on}, 1, 10_000_000, Origin(FLOW, 0, "c", index), cause)
 
 
-def check(store: Store) -> None:
-    """What every golden database holds, whatever version made it."""
+KEPT = StateChange(FLOW, "gh-1", {"count": ("41", 0), "last": ('{"temperature":30.5}', 9_000)}, {}, 40)
+"""From version 3 on."""
+
+
+def check(store: Store, version: int) -> None:
+    """What the golden database of a version holds."""
     found = contents(store)
+    if version >= 3:
+        assert found.pop().record == KEPT
+        assert store.states(FLOW, ["gh-1", "gh-2"]) == {"gh-1": KEPT.entries}
+        assert store.state_keys(FLOW, "", 10) == ["gh-1"]
+    else:
+        assert store.state_keys(FLOW, "", 10) == []
     records = [item.record for item in found]
     assert [item.offset for item in found] == list(range(69))
     assert records[0] == Device("gh-1", b"d" * 32, 1)
@@ -57,7 +68,8 @@ def check(store: Store) -> None:
     assert records[58] == CommandEnd(order(True, 0, None).id, "gh-1", 0, None, 5)
     assert records[59:] == [event(number) for number in range(61, 71)]
     tables = store.tables()
-    assert (tables.first, tables.head) == (0, 68)
+    assert (tables.first, tables.head) == (0, 69 if version >= 3 else 68)
+    assert tables.stateful == ({FLOW} if version >= 3 else set())
     assert tables.devices == {"gh-1": Device("gh-1", b"d" * 32, 1)}
     assert tables.apps["greenhouse"].version == "v1"
     assert tables.outbox == [order(False, 1, None)]
@@ -71,7 +83,7 @@ def test_every_version_opens_and_stays_open(version: int, tmp_path: Path) -> Non
     shutil.copy(GOLDEN / f"{version}.db", path)
     for _ in range(2):
         store = Store(path)
-        check(store)
+        check(store, version)
         (done,) = store.write([Op([event(7), event(65)])])
         assert [placed for _, placed in done.others] == [Placed.DUPLICATE] * 2
         store.close()
@@ -115,7 +127,7 @@ def test_the_power_goes_during_a_migration(version: int) -> None:
             continue
         after = Disk(replay.dropped())
         store = Store(PATH, vfs=after.vfs)
-        check(store)
+        check(store, version)
         store.close()
         cuts += 1
     assert cuts > 10

@@ -62,6 +62,9 @@ class Answers:
                 results.append(Done(self._effects(event, turn)))
         return Taken(results)
 
+    def settled(self, events: Sequence[Event], turn: Turn) -> None:
+        pass
+
     def _effects(self, event: Event, turn: Turn) -> list[Record]:
         origins = [Origin(self.name, turn.epoch, event.id, index) for index in range(2)]
         effects: list[Record] = [Command(event.device, "fan", self.args(event), event.received, 10**18, origins[0])]

@@ -23,7 +23,7 @@ from edge_runtime.errors import StaleGeneration, StorageError, StorageFull
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Appended, Listener, Placed, Tables, Usage
 from edge_runtime.journal.projection import conflict
-from edge_runtime.journal.records import FlowState, Progress, Record, Stored
+from edge_runtime.journal.records import FlowState, Progress, Record, State, Stored
 from edge_runtime.journal.retention import KEEP_ALL, Retention
 from edge_runtime.journal.sqlite.messages import (
     LENGTH,
@@ -36,10 +36,14 @@ from edge_runtime.journal.sqlite.messages import (
     Failed,
     Op,
     Read,
+    ReadStateKeys,
+    ReadStates,
     ReadTables,
     Reply,
     Request,
     Settings,
+    StateKeysReply,
+    StatesReply,
     TablesReply,
     Tick,
     Ticked,
@@ -152,6 +156,18 @@ class SqliteJournal(asyncio.Protocol):
             for offset, record in enumerate(decode_records(blob), first)
             if offset > after
         ]
+
+    async def states(self, flow: str, keys: Sequence[str]) -> dict[str, State]:
+        """As `Journal.states`."""
+        reply = await self._request(ReadStates(flow, list(keys)))
+        assert isinstance(reply, StatesReply)
+        return reply.states
+
+    async def state_keys(self, flow: str, after: str, limit: int) -> list[str]:
+        """As `Journal.state_keys`."""
+        reply = await self._request(ReadStateKeys(flow, after, limit))
+        assert isinstance(reply, StateKeysReply)
+        return reply.keys
 
     async def tables(self) -> Tables:
         """As `Journal.tables`."""

@@ -15,10 +15,11 @@ from edge_runtime.events import Event
 from edge_runtime.journal import seen
 from edge_runtime.journal.interface import Tables
 from edge_runtime.journal.projection import Projection
-from edge_runtime.journal.records import Gap, Record, Trimmed
+from edge_runtime.journal.records import Entry, Gap, Record, Trimmed
 from edge_runtime.journal.retention import dealt
+from edge_runtime.journal.sqlite import states
 from edge_runtime.journal.sqlite.backup import publish
-from edge_runtime.journal.sqlite.database import open_database, reading
+from edge_runtime.journal.sqlite.database import open_database, pragma, reading
 from edge_runtime.journal.sqlite.rows import checked, encode
 
 MAX_PROBES = 200_000
@@ -93,7 +94,9 @@ class _Scan:
                 self.first, self.head = self.tables.first, row[0]
             for _ in self.boots():
                 pass
-        except (apsw.Error, ValueError, msgspec.MsgspecError) as error:
+            for _ in self.states():
+                pass
+        except (apsw.Error, ValueError, msgspec.MsgspecError, StorageError) as error:
             self.tables_damage = str(error)
 
     def boots(self) -> Iterator[tuple[str, bytes, bytes]]:
@@ -106,6 +109,11 @@ class _Scan:
                 raise ValueError(f"the known sequences of device '{device}' do not match their checksum")
             _decode_intervals(blob)
             yield device, boot, blob
+
+    def states(self) -> Iterator[tuple[str, str, str, Entry]]:
+        """What functions keep; raises at the first row that is not what was stored."""
+        if pragma(self._db, "user_version") >= 3:
+            yield from states.rows(self._db)
 
     def batches(self) -> Iterator[tuple[int, list[Record]]]:
         """Every batch that can be read, in order."""
@@ -234,8 +242,12 @@ def _copied(
         for device, boot, blob in scan.boots():
             projection.boots[device, boot] = _decode_intervals(blob)
             projection.dirty.add((device, boot))
+    with contextlib.suppress(apsw.Error, StorageError):
+        for flow, key, name, entry in scan.states():
+            projection.states.setdefault((flow, key), {})[name] = entry
     if scan.tables is not None:
         tables = scan.tables
+        projection.stateful = tables.stateful
         projection.flows, projection.devices, projection.apps = tables.flows, tables.devices, tables.apps
         projection.outbox = {command.id: command for command in tables.outbox}
     snapshot_head = scan.head if scan.tables is not None else -1
@@ -276,6 +288,7 @@ def _copied(
             projection.apply(record)
     blobs = [(*key, encode(projection.boots[key])) for key in projection.dirty]
     target.executemany("REPLACE INTO boot VALUES (?, ?, ?, ?)", [(*row, zlib.crc32(row[2])) for row in blobs])
+    states.save(target, projection.states)
     saved = encode(projection.tables())
     target.execute("REPLACE INTO snapshot VALUES (0, ?, ?, ?)", (projection.head, saved, zlib.crc32(saved)))
     target.execute("REPLACE INTO mark VALUES (?, ?, 0)", (projection.head, size))

@@ -13,8 +13,8 @@ import apsw
 
 from edge_runtime.errors import StorageError, StorageFull
 
-VERSION = 2
-"""The schema that this version writes: `schema/1.sql` up to `schema/2.sql`, applied in turn."""
+VERSION = 3
+"""The schema that this version writes: `schema/1.sql` up to `schema/3.sql`, applied in turn."""
 APPLICATION_ID = 0x45444745
 """Marks a file as ours ("EDGE")."""
 PAGE_SIZE = 1024

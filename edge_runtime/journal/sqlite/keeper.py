@@ -61,7 +61,7 @@ class Keeper:
         self.stored_head = self.marked_head
         """The newest record, as counted in `total`."""
         self.now = 0
-        self._trusted = False
+        self.trusted = False
 
     # Room
 
@@ -114,7 +114,7 @@ class Keeper:
         if self._monotonic is not None:
             self.uptime += max(0, monotonic - self._monotonic)
         self._monotonic = monotonic
-        self.now, self._trusted = now, trusted
+        self.now, self.trusted = now, trusted
         if not self.retention.max_age:
             return False
         age = self.retention.max_age
@@ -139,13 +139,13 @@ class Keeper:
         """The next slice: up to which record to remove (-1: nothing), and what each flow loses by it."""
         retention = self.retention
         surplus = self.used() - retention.max_bytes if retention.max_bytes else 0
-        old = self._old() if retention.max_age and self._trusted else -1
+        old = self._old() if retention.max_age and self.trusted else -1
         if surplus <= 0 and old < projection.first:
             return -1, []
         urgent = self.used() - int(self._for_events * URGENT_SHARE) if self.max_bytes else 0
         if self.reserve is not None and not self.reserve.held:
             urgent = max(urgent, surplus)
-        limits = Limits(surplus, urgent, old, self.now - retention.max_age if self._trusted else None, self.now)
+        limits = Limits(surplus, urgent, old, self.now - retention.max_age if self.trusted else None, self.now)
         flows = followers(projection.flows, projection.first, self.now, self._behind)
         return plan(self._oldest(), flows, limits, retention.flow_budget)
 

@@ -7,7 +7,7 @@ import struct
 import msgspec
 
 from edge_runtime.journal.interface import Placed, Tables, Usage
-from edge_runtime.journal.records import Record
+from edge_runtime.journal.records import Record, State
 from edge_runtime.journal.retention import Retention
 
 LENGTH = struct.Struct("<I")
@@ -51,6 +51,21 @@ class ReadTables(msgspec.Struct, array_like=True, tag="tables"):
     """Hand over the projections."""
 
 
+class ReadStates(msgspec.Struct, array_like=True, tag="states"):
+    """Hand over what a flow keeps of these partition keys."""
+
+    flow: str
+    keys: list[str]
+
+
+class ReadStateKeys(msgspec.Struct, array_like=True, tag="state-keys"):
+    """Name partition keys of which a flow keeps something."""
+
+    flow: str
+    after: str
+    limit: int
+
+
 class Tick(msgspec.Struct, array_like=True, tag="tick"):
     """What time it is, for retention; answered with how full the journal is."""
 
@@ -69,7 +84,7 @@ class Close(msgspec.Struct, array_like=True, tag="close"):
     """Save a snapshot, close the database and end."""
 
 
-Request = Write | Read | ReadTables | Tick | Backup | Close
+Request = Write | Read | ReadTables | ReadStates | ReadStateKeys | Tick | Backup | Close
 
 
 class Done(msgspec.Struct, array_like=True):
@@ -99,6 +114,18 @@ class TablesReply(msgspec.Struct, array_like=True, tag="tables-reply"):
     """The projections."""
 
     tables: Tables
+
+
+class StatesReply(msgspec.Struct, array_like=True, tag="states-reply"):
+    """What a flow keeps, by partition key."""
+
+    states: dict[str, State]
+
+
+class StateKeysReply(msgspec.Struct, array_like=True, tag="state-keys-reply"):
+    """Partition keys."""
+
+    keys: list[str]
 
 
 class Ticked(msgspec.Struct, array_like=True, tag="ticked"):
@@ -131,7 +158,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     full: bool
 
 
-Reply = Written | Batches | TablesReply | Ticked | Announce | BackedUp | Failed
+Reply = Written | Batches | TablesReply | StatesReply | StateKeysReply | Ticked | Announce | BackedUp | Failed
 
 
 def frame(body: bytes) -> bytes:

@@ -19,8 +19,9 @@ from edge_runtime.events import Event
 from edge_runtime.journal import seen
 from edge_runtime.journal.interface import Placed, Tables, Usage
 from edge_runtime.journal.projection import RECENT, BootKey, Projection
-from edge_runtime.journal.records import Command, DeadLetter, Gap, Record, Stored, Trimmed
+from edge_runtime.journal.records import REMOVED_KEPT, Command, DeadLetter, Gap, Record, State, Stored, Trimmed
 from edge_runtime.journal.retention import KEEP_ALL, Retention
+from edge_runtime.journal.sqlite import states
 from edge_runtime.journal.sqlite.backup import copy
 from edge_runtime.journal.sqlite.database import PAGE_SIZE, FsyncFailed, is_failed_fsync, open_database
 from edge_runtime.journal.sqlite.keeper import SLICE_BYTES, Keeper
@@ -106,6 +107,7 @@ class Store:
             projection.first = tables.first
             projection.flows, projection.devices, projection.apps = tables.flows, tables.devices, tables.apps
             projection.outbox = {command.id: command for command in tables.outbox}
+            projection.stateful = tables.stateful
             self._warm_up(row[0])
         projection.head = self._snapshot_head
         marked = keeper.marked_head
@@ -225,6 +227,10 @@ class Store:
                 )
                 tables = encode(self.tables())
                 db.execute("REPLACE INTO snapshot VALUES (0, ?, ?, ?)", (head, tables, zlib.crc32(tables)))
+                states.save(db, self._projection.states)
+                if keeper.trusted:
+                    states.prune(db, keeper.now)
+                    states.forget(db, self._forgotten_flows(keeper.now))
                 keeper.save(head)
             yield
             db.execute("COMMIT")
@@ -233,7 +239,16 @@ class Store:
         if snapshot:
             self._snapshot_head, self._snapshot_bytes = head, keeper.total
             self._projection.forget(saved)
+            self._projection.states.clear()
             keeper.saved()
+
+    def _forgotten_flows(self, now: int) -> list[str]:
+        """Flows whose trigger was removed so long ago that they would begin anew, and that still keep something."""
+        projection = self._projection
+        removed = {name: projection.flows[name].removed for name in projection.stateful if name in projection.flows}
+        found = [name for name, moment in removed.items() if 0 < moment < now - REMOVED_KEPT]
+        projection.stateful.difference_update(found)
+        return found
 
     def _refused(self, error: apsw.Error) -> BaseException:
         if is_failed_fsync(error):
@@ -274,6 +289,20 @@ class Store:
         except apsw.Error as error:
             raise self._refused(error) from error
         return rows
+
+    def states(self, flow: str, keys: Sequence[str]) -> dict[str, State]:
+        """What a flow keeps of these partition keys; those of which it keeps nothing are left out."""
+        try:
+            return states.read(self._db, flow, keys, self._projection.states)
+        except apsw.Error as error:
+            raise self._refused(error) from error
+
+    def state_keys(self, flow: str, after: str, limit: int) -> list[str]:
+        """Partition keys greater than `after` of which a flow keeps something, in order; none at the end."""
+        try:
+            return states.keys(self._db, flow, after, limit, self._projection.states)
+        except apsw.Error as error:
+            raise self._refused(error) from error
 
     # Upkeep
 

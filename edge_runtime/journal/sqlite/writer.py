@@ -25,10 +25,14 @@ from edge_runtime.journal.sqlite.messages import (
     Close,
     Failed,
     Read,
+    ReadStateKeys,
+    ReadStates,
     ReadTables,
     Reply,
     Request,
     Settings,
+    StateKeysReply,
+    StatesReply,
     TablesReply,
     Tick,
     Ticked,
@@ -47,7 +51,7 @@ _decode = msgspec.msgpack.Decoder(Request).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-Question = Write | Read | ReadTables | Tick
+Question = Write | Read | ReadTables | ReadStates | ReadStateKeys | Tick
 
 
 class Server:
@@ -125,6 +129,10 @@ def answer(store: Store, request: Question) -> Reply:
                 return Batches(store.read(after, limit))
             case ReadTables():
                 return TablesReply(store.tables())
+            case ReadStates(flow, keys):
+                return StatesReply(store.states(flow, keys))
+            case ReadStateKeys(flow, after, limit):
+                return StateKeysReply(store.state_keys(flow, after, limit))
             case Tick(now, monotonic, trusted):
                 return Ticked(store.tick(now, monotonic, trusted=trusted))
     except StorageError as error:
