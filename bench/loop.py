@@ -150,7 +150,7 @@ def start_gateway(folder: Path) -> Iterator[Loop]:
     with running(process), Client(folder / "data" / "edge.sock") as client:
         wait_until(answers, process, log, "the gateway")
         keys = {device: client.add_device(device).key for device in _devices()}
-        client.deploy({"bench.py": APP})
+        client.deploy({"bench.py": APP.encode()})
         port = int(client.status().mqtt.rpartition(":")[2])
         yield Loop(port, write_credentials(folder / "boards", keys))
 

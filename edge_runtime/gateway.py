@@ -191,7 +191,7 @@ class Gateway:
     async def deploy(self, request: Deploy) -> Deployed:
         """Check an app in the sandbox and, unless only that was asked, put it live; the old one serves until then."""
         async with self._deploying:
-            checked = await self.platform.check({name: text.encode() for name, text in request.files.items()})
+            checked = await self.platform.check(request.files)
             manifest = checked.manifest
             flows = self._flows_of(manifest, checked.version)
             live = self._manifests.get(manifest.app)

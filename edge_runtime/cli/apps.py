@@ -10,7 +10,7 @@ import typer
 
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, out, print_json, table
 from edge_runtime.clock import SystemClock
-from edge_runtime.errors import DeployError
+from edge_runtime.functions.sources import read_files
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import TriggerRow
 
@@ -22,19 +22,16 @@ def register(app: typer.Typer) -> None:
 
 
 def deploy(
-    file: Annotated[Path, typer.Argument(help="The app: a Python file.")],
+    app: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="The app: a file, or a folder with a main.py.")],
     config_path: ConfigPath = CONFIG,
     check: Annotated[bool, typer.Option("--check", help="Only see whether it could go live.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Put an app live as a new version, without restarting anything; a broken one changes nothing."""
     started = time.monotonic()
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"{file} cannot be read: {error}") from error
+    files = read_files(app)
     with connect(config_path) as client:
-        found = client.deploy({file.name: text}, check=check)
+        found = client.deploy(files, check=check)
     if as_json:
         print_json(found)
         return

@@ -138,7 +138,7 @@ async def _count(folder: Path, events: int) -> Account:
             await _settled(site, stop, journals_before, readings)
             status = await site.status()
             calls = status.calls - before.calls
-            files = {site.app.name: site.app.read_text("utf-8")}
+            files = {site.app.name: site.app.read_bytes()}
             cold_starts = []
             for _ in range(COLD_STARTS):
                 cold_starts.append((await asyncio.to_thread(site.client.deploy, files, check=True)).cold_start)

@@ -96,7 +96,7 @@ class Site:
         say("starting the gateway")
         await self.start_gateway()
         say("deploying greenhouse.py")
-        files = {self.app.name: self.app.read_text("utf-8")}
+        files = {self.app.name: self.app.read_bytes()}
         self.deployed = await asyncio.to_thread(self.client.deploy, files)
 
     async def start_boards(self, *, period_ms: int, readings: int = 0) -> None:

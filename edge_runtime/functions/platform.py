@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ from edge_runtime.functions.sandbox import build, cache, compile
 from edge_runtime.functions.sandbox.cache import Progress
 from edge_runtime.functions.sandbox.jail import JailReport
 from edge_runtime.functions.sandbox.protocol import Loaded
+from edge_runtime.functions.sources import check_files, read_files
 from edge_runtime.functions.stats import FunctionStats, Recorder
-from edge_runtime.functions.versions import AppFiles, Versions, read_source
+from edge_runtime.functions.versions import AppFiles, Versions
 from edge_runtime.manifest import FunctionRef, Manifest, Route
 
 STOCK = 2
@@ -147,9 +149,10 @@ class FunctionPlatform:
     async def check(self, source: Mapping[str, bytes] | Path, limits: Limits | None = None) -> Checked:
         """Load an app in the sandbox, to see whether it is one; nothing is kept.
 
-        `source` is the app's file, or its name and content. Raises `DeployError` with file, line and reason.
+        `source` is the app's file or folder, or its files by path. Raises `DeployError` with file, line and reason.
         """
-        content = AppFiles(read_source(source), limits or self._limits, self._guest)
+        files = await asyncio.to_thread(read_files, source) if isinstance(source, Path) else check_files(source)
+        content = AppFiles(files, limits or self._limits, self._guest)
         try:
             loaded = await self._running.try_load(self._engine_of(content), _request(content), content.limits)
         except LoadFailed as failure:
@@ -222,10 +225,11 @@ class FunctionPlatform:
 
 
 def _request(content: AppFiles) -> str:
-    """The app as the guest takes it."""
+    """The app as the guest takes it: its sources in the language of its entry."""
     limits = content.limits
+    ending = os.path.splitext(content.entry)[1]
     request = {
-        "files": {name: source.decode() for name, source in content.files.items()},
+        "files": {name: source.decode("utf-8-sig") for name, source in content.files.items() if name.endswith(ending)},
         "entry": content.entry,
         "limits": {name: getattr(limits, name) for name in ("output", "lines", "effects", "state")},
     }

@@ -6,27 +6,29 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from edge_runtime.errors import DeployError, EdgeError, NotFound
 from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.sources import LANGUAGES, Files, check_files, check_path, entry_of
 from edge_runtime.manifest import Manifest
 
-MAX_APP = 1024 * 1024
-"""Bytes of an app's files together."""
+KEPT = 10
+"""The newest versions of an app that are kept; older ones go, unless they are in use."""
 
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}\.py")
 _VERSION = re.compile(r"[0-9a-f]{12}")
 _META = "version.json"
+_FILES = "files"
 
 
 class AppFiles(msgspec.Struct, frozen=True):
     """An app's content: what its version is computed from."""
 
-    files: dict[str, bytes]
+    files: Files
     limits: Limits
     guest: str
     """The version of the sandbox guest that it was checked with."""
@@ -34,51 +36,40 @@ class AppFiles(msgspec.Struct, frozen=True):
     @property
     def entry(self) -> str:
         """The file that holds the app."""
-        return next(iter(self.files))
+        return entry_of(self.files)
+
+    @property
+    def language(self) -> str:
+        """What it is written in: `python`, `javascript` or `wasm`."""
+        return LANGUAGES[os.path.splitext(self.entry)[1]]
 
     @property
     def version(self) -> str:
         """12 hex digits: the same content has the same version, wherever it is deployed."""
-        digest = hashlib.sha256()
-        for name in sorted(self.files):
-            digest.update(f"{name}\0{len(self.files[name])}\0".encode() + self.files[name])
-        digest.update(msgspec.json.encode(self.limits, order="sorted") + self.guest.encode())
-        return digest.hexdigest()[:12]
+        return _named(self.files, msgspec.json.encode(self.limits, order="sorted"), self.guest)
+
+
+class StoredVersion(msgspec.Struct, frozen=True):
+    """A version that is kept on disk."""
+
+    version: str
+    stored: int
+    """When it was deployed last, microseconds since 1970."""
 
 
 class _Meta(msgspec.Struct, frozen=True):
     manifest: Manifest
     files: list[str]
-    limits: Limits
+    limits: msgspec.Raw
     guest: str
 
 
-def read_source(source: Mapping[str, bytes] | Path) -> dict[str, bytes]:
-    """An app's files by name, from memory or from the file at a path. Raises `DeployError`."""
-    if isinstance(source, Path):
-        try:
-            if source.is_dir():
-                raise DeployError(f"{source} is a folder", hint="Name the app's file; one file is one app.")
-            if source.stat().st_size > MAX_APP:
-                raise DeployError(f"{source} is larger than {MAX_APP // 1024} KiB")
-            source = {source.name: source.read_bytes()}
-        except OSError as error:
-            raise DeployError(f"{source} cannot be read: {error.strerror}") from error
-    if len(source) != 1:
-        raise DeployError(f"an app is one file, not {len(source)}")
-    for name, content in source.items():
-        if not _FILE.fullmatch(name):
-            raise DeployError(
-                f"'{name[:120]}' is not a Python file's name", hint="Call it, for example, greenhouse.py."
-            )
-        if len(content) > MAX_APP:
-            raise DeployError(f"{name} is larger than {MAX_APP // 1024} KiB")
-        try:
-            content.decode()
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            raise DeployError(f"{name}, line {line}: not UTF-8 text") from error
-    return dict(source)
+def _named(files: Files, limits: bytes, guest: str) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
+    digest.update(limits + guest.encode())
+    return digest.hexdigest()[:12]
 
 
 class Versions:
@@ -91,17 +82,22 @@ class Versions:
         """Store a version durably; one that is there already stays as it is. Raises `EdgeError`."""
         final = self._folder / manifest.app / app.version
         if final.exists():
+            with suppress(OSError):
+                os.utime(final / _META)  # deployed again: the newest once more
             return
-        meta = _Meta(manifest, sorted(app.files), app.limits, app.guest)
+        meta = _Meta(manifest, sorted(app.files), msgspec.Raw(msgspec.json.encode(app.limits)), app.guest)
         temporary = final.with_name(f".{app.version}.{os.getpid()}")
         try:
             temporary.mkdir(parents=True)
-            for name, content in [*app.files.items(), (_META, msgspec.json.encode(meta))]:
-                with (temporary / name).open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            _sync(temporary)
+            folders = {temporary, temporary / _FILES}
+            for name, content in app.files.items():
+                path = temporary / _FILES / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(path, content)
+                folders.update(parent for parent in path.parents if parent.is_relative_to(temporary))
+            _write(temporary / _META, msgspec.json.encode(meta))
+            for folder in folders:
+                _sync(folder)
             temporary.rename(final)
             _sync(final.parent)
             _sync(self._folder)
@@ -115,17 +111,54 @@ class Versions:
     def read(self, app: str, version: str) -> tuple[AppFiles, Manifest]:
         """A stored version, checked against its name. Raises `NotFound`, or `EdgeError` where it was changed."""
         folder = self._folder / app / version
-        if "/" in app or app.startswith(".") or not _VERSION.fullmatch(version) or not folder.is_dir():
+        if not _is_name(app) or not _VERSION.fullmatch(version) or not folder.is_dir():
             raise NotFound(f"there is no version {version} of the app '{app}' in {self._folder}")
         try:
             meta = msgspec.json.decode((folder / _META).read_bytes(), type=_Meta)
-            files = {name: (folder / name).read_bytes() for name in meta.files if _FILE.fullmatch(name)}
-        except (OSError, msgspec.MsgspecError) as error:
+            # Versions of an app of one file used to have it beside the description.
+            base = folder / _FILES if (folder / _FILES).is_dir() else folder
+            for name in meta.files:
+                check_path(name)
+            files = check_files({name: (base / name).read_bytes() for name in meta.files})
+            limits = msgspec.json.decode(meta.limits, type=Limits)
+            # As they were when it was named: a limit that came later stands for its default.
+            named_limits = msgspec.json.encode(msgspec.json.decode(meta.limits), order="sorted")
+        except (OSError, ValueError, DeployError) as error:
             raise EdgeError(f"{folder} cannot be read: {error}", hint="Deploy the app again.") from error
-        found = AppFiles(files, meta.limits, meta.guest)
-        if found.version != version:
+        if _named(files, named_limits, meta.guest) != version:
             raise EdgeError(f"the files in {folder} are not those that were deployed", hint="Deploy the app again.")
-        return found, meta.manifest
+        return AppFiles(files, limits, meta.guest), meta.manifest
+
+    def stored(self, app: str) -> list[StoredVersion]:
+        """The versions of an app that are kept, the newest first."""
+        found = []
+        folder = self._folder / app
+        for path in folder.iterdir() if _is_name(app) and folder.is_dir() else ():
+            with suppress(OSError):
+                if _VERSION.fullmatch(path.name):
+                    found.append(StoredVersion(path.name, (path / _META).stat().st_mtime_ns // 1000))
+        return sorted(found, key=lambda item: (item.stored, item.version), reverse=True)
+
+    def prune(self, app: str, keep: Collection[str]) -> None:
+        """Remove the versions of an app that are neither among the newest `KEPT` nor in `keep`."""
+        folder = self._folder / app
+        for item in self.stored(app)[KEPT:]:
+            if item.version not in keep:
+                with suppress(OSError):  # gone at once, whole, and then bit by bit
+                    (folder / item.version).rename(folder / f".{item.version}.old")
+        for left in folder.glob(".*"):  # by us, or by a gateway that was interrupted
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_name(app: str) -> bool:
+    return bool(app) and "/" not in app and not app.startswith(".")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

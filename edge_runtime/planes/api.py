@@ -21,6 +21,9 @@ from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
 from edge_runtime.planes.messages import AddDevice, Backup, Deploy
 
+MAX_DEPLOY = 12 << 20
+"""Bytes of a request with an app: its 8 MiB in base64, and the names."""
+
 
 def application(house: House) -> Starlette:
     """The routes, over any `House`."""
@@ -45,7 +48,7 @@ def application(house: House) -> Starlette:
         return reply(house.apps())
 
     async def deploy(request: Request) -> Response:
-        return reply(await house.deploy(await read(request, Deploy)))
+        return reply(await house.deploy(await read(request, Deploy, MAX_DEPLOY)))
 
     async def backup(request: Request) -> Response:
         to = Path((await read(request, Backup)).to)

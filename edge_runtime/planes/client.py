@@ -152,8 +152,8 @@ class Client:
         """The registered devices."""
         return self._ask("GET", "/devices", list[DeviceRow])
 
-    def deploy(self, files: dict[str, str], *, check: bool = False) -> Deployed:
-        """Put an app live, or only check it."""
+    def deploy(self, files: dict[str, bytes], *, check: bool = False) -> Deployed:
+        """Put an app live, or only check it. `files` are by their path in the app."""
         return self._ask("POST", "/apps", Deployed, Deploy(files, check))
 
     def backup(self, to: Path) -> Saved:

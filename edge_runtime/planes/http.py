@@ -14,7 +14,7 @@ from edge_runtime.errors import EdgeError, NotFound
 from edge_runtime.planes.messages import Problem
 
 MAX_BODY = 8 << 20
-"""Bytes of a request: an app's sources fit many times over."""
+"""Bytes of a request, unless its handler says otherwise."""
 
 M = TypeVar("M", bound=msgspec.Struct)
 Handler = Callable[[Request], Awaitable[Response]]
@@ -38,13 +38,17 @@ def lines(messages: AsyncIterator[object]) -> Response:
     return StreamingResponse(ndjson(), media_type="application/x-ndjson")
 
 
-async def read(request: Request, kind: type[M]) -> M:
-    """The request's message; raises EdgeError for one that is too large or not of this kind."""
+async def read(request: Request, kind: type[M], limit: int = MAX_BODY) -> M:
+    """The request's message; raises EdgeError for one of more than `limit` bytes, or not of this kind."""
+    too_large = EdgeError(f"the request is larger than {limit >> 20} MiB")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise too_large
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
-            raise EdgeError(f"the request is larger than {MAX_BODY >> 20} MiB")
+        if len(body) > limit:
+            raise too_large
     try:
         return msgspec.json.decode(bytes(body), type=kind)
     except msgspec.MsgspecError as error:

@@ -38,9 +38,10 @@ class DeviceRow(msgspec.Struct):
 
 
 class Deploy(msgspec.Struct, forbid_unknown_fields=True):
-    """Put an app live, or with `check` only see whether it could be. File names to their text."""
+    """Put an app live, or with `check` only see whether it could be."""
 
-    files: dict[str, str]
+    files: dict[str, bytes]
+    """Its files by their path in the app; the content is base64."""
     check: bool = False
 
 

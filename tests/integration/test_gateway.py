@@ -71,7 +71,7 @@ class Site:
         await self.gateway.stop()
 
     async def deploy(self, source: str, name: str = "app.py") -> str:
-        return (await self.gateway.deploy(Deploy({name: source}))).version
+        return (await self.gateway.deploy(Deploy({name: source.encode()}))).version
 
     async def device(self, name: str, *, listen: bool = False) -> Client:
         key = await self.gateway.add_device(name)
