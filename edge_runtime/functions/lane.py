@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
 
+from edge_runtime.clock import Clock
 from edge_runtime.events import Event
-from edge_runtime.flows.ports import Failure, Given, Outcome, Success, Unavailable
+from edge_runtime.flows.ports import Failure, Given, Outcome, Unavailable
+from edge_runtime.functions.budget import Budget
 from edge_runtime.functions.engines import Engine
+from edge_runtime.functions.jobs import MAX_EVENTS, Job, LoadFailed, LoadJob, RunJob, UnloadJob
 from edge_runtime.functions.limits import Limits
-from edge_runtime.functions.outcomes import encode_event, encode_given, judge
+from edge_runtime.functions.outcomes import judge
 from edge_runtime.functions.remote import ExecutorDied, Remote
 from edge_runtime.functions.sandbox.protocol import Load, Loaded, Outcomes, Refused, Reply, Run, Unload
 from edge_runtime.functions.sandbox.serve import QUANTUM
+from edge_runtime.functions.turns import Turns
 
 _log = logging.getLogger("edge.functions")
-
-MAX_EVENTS = 256
-"""Events handed over at once. More gains nothing (measured), and what an executor does not begin is sent again."""
-
-MAX_BYTES = 1024 * 1024
-"""JSON handed over at once, unless a single event is larger."""
 
 MARGIN = 3.0
 """Seconds that an executor may be silent beyond its worst case: the machine may be busy, or swapping."""
@@ -30,117 +27,28 @@ MARGIN = 3.0
 BACKOFF = (0.0, 0.2, 1.0, 5.0)
 """Seconds before each attempt to start an executor again; the last one stands for all that follow."""
 
-
-class LoadFailed(Exception):
-    """The guest refused an app; `problem` is its JSON, or empty."""
-
-    def __init__(self, problem: bytes, detail: str) -> None:
-        super().__init__(detail)
-        self.problem = problem
-
-
-class _Job:
-    """Something to be done by an executor; `future` takes the result."""
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: Exception) -> None:
-        """Tell whoever waits that it will not be done."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class _LoadJob(_Job):
-    def __init__(self, app: int, source: str, limits: Limits) -> None:
-        super().__init__()
-        self.app = app
-        self.source = source
-        self.limits = limits
-        self.suspect = False
-        """An executor died while it loaded this."""
-
-
-class _UnloadJob(_Job):
-    def __init__(self, app: int) -> None:
-        super().__init__()
-        self.app = app
-
-
-class _RunJob(_Job):
-    def __init__(self, app: int, function: str, events: Sequence[Event], given: Given, limits: Limits) -> None:
-        super().__init__()
-        self.app = app
-        self.function = function
-        self.events = events
-        self.given = given
-        self.limits = limits
-        self._states = {key: dict(state) for key, state in given.states.items()}
-        """As the outcomes so far have left them."""
-        self.outcomes: list[Outcome] = []
-        self.suspects = 0
-        """How many of the next events were in the hands of an executor that died: they go one by one."""
-        self._encoded: dict[int, bytes] = {}
-
-    def chunk(self) -> list[bytes]:
-        """The next events, encoded. Those that cannot be encoded before them fail here."""
-        parts: list[bytes] = []
-        size = 0
-        index = len(self.outcomes)
-        while index < len(self.events) and len(parts) < (1 if self.suspects else MAX_EVENTS):
-            try:
-                part = self._encoded.pop(index, None) or encode_event(self.events[index])
-            except (TypeError, ValueError, RecursionError) as error:
-                if parts:
-                    break
-                self.take([Failure("error", f"the event's data cannot be handed to a function: {error}")])
-                index += 1
-                continue
-            self._encoded[index] = part
-            if parts and size + len(part) > MAX_BYTES:
-                break
-            parts.append(part)
-            size += len(part)
-            index += 1
-        return parts
-
-    def chunk_given(self, count: int) -> str:
-        """What is given with the next `count` events, for the guest."""
-        if not self._states:
-            return ""
-        start = len(self.outcomes)
-        keys = {self.given.key(event) for event in self.events[start : start + count]}
-        return encode_given({key: state for key in keys if (state := self._states.get(key))})
-
-    def take(self, outcomes: Sequence[Outcome]) -> None:
-        """Note the outcomes of the next events."""
-        for event, outcome in zip(self.events[len(self.outcomes) :], outcomes, strict=False):
-            if isinstance(outcome, Success) and outcome.state:
-                state = self._states.setdefault(self.given.key(event), {})
-                for name, entry in outcome.state.items():
-                    if entry is None:
-                        state.pop(name, None)
-                    else:
-                        state[name] = entry
-        self.outcomes += outcomes
-        self.suspects = max(0, self.suspects - len(outcomes))
+SHORT_LIFE = 10_000_000
+"""Microseconds: one that ends by itself sooner than this after its start counts as an attempt that failed."""
 
 
 class Lane:
-    """One executor and its queue. Jobs take turns; a run is done in pieces, so that none waits for a whole batch."""
+    """One executor and what waits for it. A run is done in pieces, so that no app waits for another's whole batch."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock) -> None:
         self.engine = engine
         self.tenants = 0
         """Instances that are placed in it, those that are still being loaded included; counted by whoever places."""
-        self._queue: deque[_Job] = deque()
+        self._clock = clock
+        self._turns = Turns()
         self._more = asyncio.Event()
-        self._loaded: dict[int, _LoadJob] = {}
+        self._loaded: dict[int, LoadJob] = {}
         self._lost: dict[int, str] = {}
         """Apps that a new executor refused, and why."""
         self._task: asyncio.Task[None] | None = None
         self._calls = 0
-        self.remote = Remote(engine)
+        self._born = 0
+        self._short_lives = 0
+        self.remote = Remote(engine, self._more.set)
         self.restarts = 0
         self.problem = ""
         """Why there is no executor just now; empty where there is one."""
@@ -153,11 +61,12 @@ class Lane:
     @property
     def waiting(self) -> int:
         """How many jobs wait or run."""
-        return len(self._queue)
+        return len(self._turns)
 
     async def start(self) -> None:
         """Start the executor. Raises `EdgeError`."""
         await self.remote.start()
+        self._born = self._clock.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._supervise())
 
     async def stop(self) -> None:
@@ -170,7 +79,7 @@ class Lane:
 
     async def load(self, app: int, source: str, limits: Limits) -> Loaded:
         """Load an app under a number. Raises `LoadFailed` or `Unavailable`."""
-        result = await self._submit(_LoadJob(app, source, limits))
+        result = await self._submit(LoadJob(app, source, limits))
         assert isinstance(result, Loaded)
         return result
 
@@ -178,20 +87,26 @@ class Lane:
         """Forget an app."""
         self._loaded.pop(app, None)
         self._lost.pop(app, None)
-        await self._submit(_UnloadJob(app))
+        await self._submit(UnloadJob(app))
 
     async def run(
-        self, app: int, function: str, events: Sequence[Event], given: Given, limits: Limits
+        self,
+        app: int,
+        function: str,
+        events: Sequence[Event],
+        given: Given,
+        limits: Limits,
+        budget: Budget | None = None,
     ) -> list[Outcome]:
         """Run a function: one outcome for each event. Raises `Unavailable`."""
-        job = _RunJob(app, function, events, given, limits)
+        job = RunJob(app, function, events, given, limits, budget)
         await self._submit(job)
         return job.outcomes
 
-    async def _submit(self, job: _Job) -> object:
+    async def _submit(self, job: Job) -> object:
         if self._task is None or self._task.done():
             raise Unavailable("the function platform is not running")
-        self._queue.append(job)
+        self._turns.put(job)
         self._more.set()
         return await job.future
 
@@ -206,16 +121,20 @@ class Lane:
                 await asyncio.sleep(BACKOFF[-1])
 
     def _fail_all(self, error: Exception) -> None:
-        for job in self._queue:
+        for job in self._turns.clear():
             job.fail(error)
-        self._queue.clear()
 
     async def _work(self) -> None:
         while True:
-            while not self._queue:
-                self._more.clear()
-                await self._more.wait()
-            job = self._queue[0]
+            self._more.clear()
+            if self.remote.ready is None:
+                await self._replace()
+                continue
+            started = self._clock.monotonic()
+            job, delay = self._turns.next(started)
+            if job is None:
+                await self._rest(delay)
+                continue
             try:
                 finished = job.future.done() or await self._step(job)
             except ExecutorDied as death:
@@ -225,14 +144,26 @@ class Lane:
             except Exception as error:
                 job.fail(error)  # to whoever waits for the job; the lane goes on
                 finished = True
-            self._queue.popleft()
-            if not finished:
-                self._queue.append(job)
+            self._turns.took(job, self._clock.monotonic() - started, finished)
+            if isinstance(job, UnloadJob):
+                self._turns.forget(job.app)
 
-    async def _step(self, job: _Job) -> bool:
+    async def _rest(self, micros: int) -> None:
+        """Wait for something to do, at most so long (0: as long as it takes)."""
+        if not micros:
+            await self._more.wait()
+            return
+        waiting = [asyncio.ensure_future(self._more.wait()), asyncio.ensure_future(self._clock.sleep(micros))]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+
+    async def _step(self, job: Job) -> bool:
         """Do a piece of a job; answers whether that was all of it."""
         match job:
-            case _LoadJob():
+            case LoadJob():
                 reply = await self._call_load(job)
                 if job.future.done():  # nobody waits for it any more
                     await self._call(Unload(self._next(), job.app), 0.0)
@@ -242,16 +173,16 @@ class Lane:
                 else:
                     job.fail(LoadFailed(reply.problem, reply.detail))
                 return True
-            case _UnloadJob():
+            case UnloadJob():
                 await self._call(Unload(self._next(), job.app), 0.0)
                 if not job.future.done():
                     job.future.set_result(None)
                 return True
-            case _RunJob():
+            case RunJob():
                 return await self._step_run(job)
         raise TypeError(job)
 
-    async def _step_run(self, job: _RunJob) -> bool:
+    async def _step_run(self, job: RunJob) -> bool:
         if job.app not in self._loaded:  # unloaded between two pieces, or lost with the executor that had it
             lost = self._lost.get(job.app)
             job.fail(Unavailable(f"the app no longer loads: {lost}" if lost else "the app's version was unloaded"))
@@ -275,13 +206,15 @@ class Lane:
             events = job.events[len(job.outcomes) :]
             reported = zip(reply.outcomes, events, strict=False)  # it may have given way before the end
             job.take([judge(body, micros, event, limits) for (micros, body), event in reported])
+            if job.budget is not None:
+                job.budget.spend(sum(micros for micros, _ in reply.outcomes), self._clock.monotonic())
         if len(job.outcomes) < len(job.events):
             return False
         if not job.future.done():
             job.future.set_result(None)
         return True
 
-    async def _call_load(self, job: _LoadJob) -> Loaded | Refused:
+    async def _call_load(self, job: LoadJob) -> Loaded | Refused:
         request = Load(self._next(), job.app, job.source, job.limits.memory, job.limits.load_time)
         reply = await self._call(request, job.limits.load_time / 1e6)
         if not isinstance(reply, (Loaded, Refused)):
@@ -299,17 +232,17 @@ class Lane:
         self._calls += 1
         return self._calls
 
-    def _blame(self, job: _Job, why: str) -> None:
+    def _blame(self, job: Job, why: str) -> None:
         """What an executor's death means for the job it died with.
 
         The events that it had may be innocent (somebody else may have killed it), so they are tried once more, one by
         one; the one that is alone with a second death did it.
         """
-        if isinstance(job, _LoadJob):
+        if isinstance(job, LoadJob):
             if job.suspect:
                 job.fail(LoadFailed(b"", f"the sandbox died twice while it loaded the app: {why}"))
             job.suspect = True
-        elif not isinstance(job, _RunJob):
+        elif not isinstance(job, RunJob):
             if not job.future.done():
                 job.future.set_result(None)  # what was to be forgotten is gone
         elif job.suspects:
@@ -317,7 +250,7 @@ class Lane:
         else:
             job.suspects = min(MAX_EVENTS, len(job.events) - len(job.outcomes))
 
-    async def _reload(self, job: _LoadJob) -> None:
+    async def _reload(self, job: LoadJob) -> None:
         """Load again what a dead executor had. An app that does not load any more is lost, not the lane."""
         lost = ""
         try:
@@ -334,10 +267,16 @@ class Lane:
                 self._lost[job.app] = lost
                 self._loaded.pop(job.app, None)
 
-    async def _recover(self) -> None:
+    async def _replace(self) -> None:
+        """The executor has ended, nobody was talking to it: have a new one at once, but not in a race with its end."""
+        short = self._clock.monotonic() - self._born < SHORT_LIFE
+        self._short_lives = self._short_lives + 1 if short else 0
+        _log.warning("an idle executor ended and is started again (%s, process %d)", self.engine.name, self.remote.pid)
+        await self._recover(self._short_lives)
+
+    async def _recover(self, attempt: int = 0) -> None:
         """Start a new executor and load into it what the old one had; again and again, whatever is in the way."""
         self.restarts += 1
-        attempt = 0
         try:
             while not await self._restart(BACKOFF[min(attempt, len(BACKOFF) - 1)]):
                 attempt += 1
@@ -349,8 +288,9 @@ class Lane:
         try:
             await self.remote.stop()
             await asyncio.sleep(delay)
-            self.remote = Remote(self.engine)
+            self.remote = Remote(self.engine, self._more.set)
             await self.remote.start()
+            self._born = self._clock.monotonic()
             for loaded in list(self._loaded.values()):
                 await self._reload(loaded)
         except Exception as error:

@@ -28,6 +28,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Commands and emitted events of one event."""
     state: int = 64 * 1024
     """Bytes of state that a function keeps for one partition key."""
+    cpu: float = 1.0
+    """The share of one core that the app may use in the long run."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -38,6 +40,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ("lines", 0, 10_000),
             ("effects", 0, 10_000),
             ("state", 0, MIB),
+            ("cpu", 0.01, 1.0),
         ):
             value = getattr(self, name)
             if not low <= value <= high:

@@ -15,9 +15,9 @@ from edge_runtime.errors import DeployError
 from edge_runtime.events import NAME, Event
 from edge_runtime.flows.ports import NOTHING, Given, Outcome
 from edge_runtime.functions.engines import Engine, python_engine
-from edge_runtime.functions.lane import LoadFailed
+from edge_runtime.functions.jobs import LoadFailed
 from edge_runtime.functions.limits import Limits
-from edge_runtime.functions.pool import Pool
+from edge_runtime.functions.pool import Load, Pool
 from edge_runtime.functions.sandbox import build, cache, compile
 from edge_runtime.functions.sandbox.cache import Progress
 from edge_runtime.functions.sandbox.jail import JailReport
@@ -132,7 +132,7 @@ class FunctionPlatform:
             await asyncio.gather(preparing, return_exceptions=True)
             raise
         self._python = python_engine(self._compiled, self._stock)
-        pool = Pool(self._python, self._executors)
+        pool = Pool(self._python, self._executors, self._clock, self._recorder)
         await pool.start()
         self._pool = pool
 
@@ -171,17 +171,13 @@ class FunctionPlatform:
     async def load(self, app: str, version: str) -> Manifest:
         """Make a stored version ready to be invoked. Raises `NotFound` or `DeployError`."""
         content, manifest = await asyncio.to_thread(self._versions.read, app, version)
-        started = self._clock.monotonic()
         try:
             loaded = await self._running.load(
                 (app, version), self._engine_of(content), _request(content), content.limits
             )
         except LoadFailed as failure:
             raise _explained(failure, content.entry) from None
-        if loaded is None:
-            return manifest
-        self._recorder.loaded(self._clock.monotonic() - started)
-        return _manifest(loaded, content.entry)
+        return manifest if loaded is None else _manifest(loaded, content.entry)
 
     async def unload(self, app: str, version: str) -> None:
         """Let a version go; it stays stored."""
@@ -191,8 +187,19 @@ class FunctionPlatform:
         """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`."""
         started = self._clock.monotonic()
         outcomes = await self._running.run(function, events, given)
-        self._recorder.invoked(outcomes, self._clock.monotonic() - started)
+        self._recorder.invoked(function.app, outcomes, self._clock.monotonic() - started)
         return outcomes
+
+    async def scale(self, app: str, version: str, instances: int) -> int:
+        """Give a loaded version so many instances, as far as that is possible; answers how many it has.
+
+        Raises `Unavailable` or `EdgeError`.
+        """
+        return await self._running.scale((app, version), instances)
+
+    def load_of(self, app: str, version: str) -> Load | None:
+        """How a version is doing; None where it is not loaded."""
+        return self._running.load_of((app, version))
 
     def stats(self) -> FunctionStats:
         """What was counted since the start."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
@@ -28,9 +29,10 @@ class ExecutorDied(Exception):
 
 
 class _Channel(asyncio.Protocol):
-    """Frames in; whoever waits for one is told."""
+    """Frames in; whoever waits for one is told. `on_close` is called when nothing can be said or heard any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_close: Callable[[], object]) -> None:
+        self._on_close = on_close
         self._splitter = Splitter()
         self._decode = msgspec.msgpack.Decoder(Reply).decode
         self._waiter: asyncio.Future[Reply] | None = None
@@ -82,6 +84,7 @@ class _Channel(asyncio.Protocol):
     def close(self, why: str) -> None:
         """Close it; whoever waits gets `ExecutorDied`. The first reason counts."""
         self._closed = self._closed or why
+        self._on_close()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ExecutorDied(self._closed))
         if self.transport is not None:
@@ -95,12 +98,15 @@ def _retrieve(answer: asyncio.Future[Reply]) -> None:
 
 
 class Remote:
-    """One executor process, from `start` to `stop`. One request at a time."""
+    """One executor process, from `start` to `stop`. One request at a time.
 
-    def __init__(self, engine: Engine) -> None:
+    `on_end` is called (perhaps more than once) when it has ended or cannot be talked to any more.
+    """
+
+    def __init__(self, engine: Engine, on_end: Callable[[], object] = lambda: None) -> None:
         self._engine = engine
         self._process: Process | None = None
-        self._channel = _Channel()
+        self._channel = _Channel(on_end)
         self._reader: asyncio.Task[None] | None = None
         self._said = b""
         self._ready: Ready | None = None

@@ -198,18 +198,36 @@ async def test_an_executor_that_cannot_start_again_makes_functions_unavailable(
     assert [ok(o).value for o in await platform.invoke(ref("f"), [event()])] == [1]
 
 
-async def test_an_executor_that_dies_while_idle_is_replaced_at_the_next_call(platform: FunctionPlatform) -> None:
+async def test_an_executor_that_dies_while_idle_is_replaced_at_once(platform: FunctionPlatform) -> None:
     ref = await deploy(platform, app(COUNT))
     first = executor(platform)
     assert platform.report().executors[0].jail is not None
     os.kill(first, signal.SIGKILL)
     while platform.report().executors[0].jail is not None:  # the dead are confined by nothing
         await asyncio.sleep(0.01)
-    while not platform._running.lanes[0].remote._channel.closed:
+    while executor(platform) == first or platform.report().executors[0].jail is None:  # nobody calls
         await asyncio.sleep(0.01)
     assert [ok(o).value for o in await platform.invoke(ref("f"), [event(seq=3)])] == [3]
-    assert executor(platform) != first
-    assert platform.report().executors[0].jail is not None
+    assert platform.stats().restarts == 1
+
+
+async def test_an_executor_that_never_lives_long_is_started_with_growing_pauses(
+    platform: FunctionPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+    recover = lane.Lane._recover
+
+    async def noted(self: lane.Lane, attempt: int = 0) -> None:
+        attempts.append(attempt)
+        await recover(self, attempt)
+
+    monkeypatch.setattr(lane.Lane, "_recover", noted)
+    monkeypatch.setattr(lane, "BACKOFF", (0.0,))
+    while len(attempts) < 3:
+        if platform.report().executors[0].jail is not None:
+            os.kill(executor(platform), signal.SIGKILL)
+        await asyncio.sleep(0.01)
+    assert attempts == [1, 2, 3]
 
 
 async def test_a_closed_transport_means_a_dead_executor(platform: FunctionPlatform) -> None:
@@ -267,9 +285,15 @@ async def test_a_lane_outlives_what_no_one_foresaw(
 ) -> None:
     monkeypatch.setattr(lane, "BACKOFF", (0.0,))
     ref = await deploy(platform, app(COUNT))
-    os.kill(executor(platform), signal.SIGKILL)
+    call = remote.Remote.call
+
+    async def deadly(self: remote.Remote, request: object, patience: float) -> object:
+        os.kill(self.pid, signal.SIGKILL)
+        return await call(self, request, patience)  # type: ignore[arg-type]
+
     with monkeypatch.context() as patch:
         patch.setattr(lane.Lane, "_blame", lambda *_: 1 / 0)
+        patch.setattr(remote.Remote, "call", deadly)
         with pytest.raises(Unavailable, match="division by zero"):
             await platform.invoke(ref("f"), [event()])
     assert "an executor's work was interrupted" in caplog.text
