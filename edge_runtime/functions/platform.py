@@ -16,6 +16,7 @@ from edge_runtime.events import NAME, Event
 from edge_runtime.flows.ports import NOTHING, Given, Outcome
 from edge_runtime.functions.engines import Engine, python_engine
 from edge_runtime.functions.jobs import LoadFailed
+from edge_runtime.functions.languages import Languages
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.pool import Load, Pool
 from edge_runtime.functions.sandbox import build, cache, compile
@@ -108,6 +109,7 @@ class FunctionPlatform:
         self._guest = ""
         self._wasm = self._compiled = Path()
         self._python = python_engine(self._compiled, stock)
+        self._languages = Languages(self._cache)
 
     async def start(self, progress: Progress | None = None) -> None:
         """Build and compile the guest where that has not been done, and start the executors.
@@ -154,15 +156,15 @@ class FunctionPlatform:
         files = await asyncio.to_thread(read_files, source) if isinstance(source, Path) else check_files(source)
         content = AppFiles(files, limits or self._limits, self._guest)
         try:
-            loaded = await self._running.try_load(self._engine_of(content), _request(content), content.limits)
+            loaded = await self._running.try_load(await self._engine_of(content), _request(content), content.limits)
         except LoadFailed as failure:
             raise _explained(failure, content.entry) from None
         manifest = _manifest(loaded, content.entry)
         return Checked(manifest, content.version, loaded.micros, content)
 
-    def _engine_of(self, content: AppFiles) -> Engine:
+    async def _engine_of(self, content: AppFiles) -> Engine:
         """What runs an app: the one place where its language and its tier decide."""
-        return self._python
+        return self._python if content.language == "python" else await self._languages.engine(content)
 
     async def store(self, checked: Checked) -> None:
         """Keep a checked version, durably, until it is needed."""
@@ -173,7 +175,7 @@ class FunctionPlatform:
         content, manifest = await asyncio.to_thread(self._versions.read, app, version)
         try:
             loaded = await self._running.load(
-                (app, version), self._engine_of(content), _request(content), content.limits
+                (app, version), await self._engine_of(content), _request(content), content.limits
             )
         except LoadFailed as failure:
             raise _explained(failure, content.entry) from None
@@ -235,8 +237,9 @@ def _request(content: AppFiles) -> str:
     """The app as the guest takes it: its sources in the language of its entry."""
     limits = content.limits
     ending = os.path.splitext(content.entry)[1]
+    source = {} if ending == ".wasm" else content.files  # a module's executor was started with it
     request = {
-        "files": {name: source.decode("utf-8-sig") for name, source in content.files.items() if name.endswith(ending)},
+        "files": {name: text.decode("utf-8-sig") for name, text in source.items() if name.endswith(ending)},
         "entry": content.entry,
         "limits": {name: getattr(limits, name) for name in ("output", "lines", "effects", "state")},
     }

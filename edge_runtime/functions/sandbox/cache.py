@@ -73,9 +73,9 @@ def is_own(path: Path) -> bool:
     return True
 
 
-def prune(folder: Path, keep: Path, now: float) -> None:
+def prune(folder: Path, keep: Path, now: float, pattern: str = "guest-*") -> None:
     """Remove guests of other versions that nobody has opened for a month; `now` is in seconds since 1970."""
-    for path in folder.glob("guest-*"):
+    for path in folder.glob(pattern):
         with suppress(OSError):
             if path != keep and now - max(path.stat().st_atime, path.stat().st_mtime) > UNUSED_AFTER:
                 path.unlink()

@@ -28,19 +28,40 @@ def small_addresses() -> bool:
 
 def engine() -> Engine:
     """The engine that guests are compiled for and run on: stoppable at any loop or call."""
+    return Engine(_config())
+
+
+def core_engine() -> Engine:
+    """The engine of users' own modules: less of WebAssembly, so that what they make the compiler do is well trodden.
+
+    Shared memories are not counted by a store's limits; collected objects and exceptions need what nobody here has.
+    """
+    config = _config()
+    config.wasm_threads = False
+    config.wasm_memory64 = False
+    config.wasm_multi_memory = False
+    config.wasm_gc = False
+    config.wasm_function_references = False
+    config.wasm_exceptions = False
+    config.wasm_relaxed_simd = False
+    return Engine(config)
+
+
+def _config() -> Config:
     config = Config()
     config.epoch_interruption = True
     if small_addresses():
         config.memory_reservation = SMALL_RESERVATION
         config.memory_guard_size = SMALL_GUARD
-    return Engine(config)
+    return config
 
 
-def fingerprint() -> str:
-    """Names everything that a compiled guest depends on besides its source, as 16 hex digits."""
+def fingerprint(*, core: bool = False) -> str:
+    """Names everything that a compiled guest (or `core` module) depends on besides its source, as 16 hex digits."""
     from importlib.metadata import version  # 1 MB that an executor, which does not ask, can do without
 
     parts = [version("wasmtime"), platform.machine(), _cpu_features(), f"epochs small={small_addresses()}"]
+    parts += ["core"] * core
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -6,17 +6,19 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
+from wasmtime import Engine
 
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.ports import Failure
 from edge_runtime.functions.sandbox import cache, jail
 from edge_runtime.functions.sandbox.engine import engine
 from edge_runtime.functions.sandbox.errors import Refusal, Stopped
-from edge_runtime.functions.sandbox.instance import Guests, Instance
+from edge_runtime.functions.sandbox.instance import Breed, Guests, Live
 from edge_runtime.functions.sandbox.protocol import (
     Load,
     Loaded,
@@ -40,16 +42,16 @@ class App:
 
     def __init__(self, request: Load) -> None:
         self.request = request
-        self.instance: Instance | None = None
+        self.instance: Live | None = None
 
 
 class Executor:
     """Serves requests with a stock of virgin instances."""
 
-    def __init__(self, guests: Guests, ticker: Ticker, stock: int) -> None:
+    def __init__(self, guests: Breed, ticker: Ticker, stock: int) -> None:
         self._guests = guests
         self._ticker = ticker
-        self._stock: list[Instance] = []
+        self._stock: list[Live] = []
         self._stock_size = stock
         self._apps: dict[int, App] = {}
 
@@ -158,17 +160,16 @@ def _failure(reason: str, detail: str, since: int) -> tuple[int, bytes]:
 def main() -> None:
     """The process: `argv` is the compiled guest's path and the size of the stock."""
     try:
-        run(Path(sys.argv[1]), int(sys.argv[2]))
+        run(Path(sys.argv[1]), int(sys.argv[2]), engine(), Guests)
     except EdgeError as error:
         sys.exit(f"{error}. {error.hint}".rstrip())
 
 
-def run(path: Path, stock: int) -> NoReturn:
-    """Load the guest, lock the process, serve."""
+def run(path: Path, stock: int, machine: Engine, breed: Callable[[Engine, str], Breed]) -> NoReturn:
+    """Load machine code, lock the process, serve."""
     started = time.perf_counter_ns()
-    machine = engine()
     descriptor = cache.open_own(path)
-    guests = Guests(machine, f"/proc/self/fd/{descriptor}")  # what was checked is what is mapped
+    guests = breed(machine, f"/proc/self/fd/{descriptor}")  # what was checked is what is mapped
     os.close(descriptor)
     confinement = jail.confine()
     executor = Executor(guests, Ticker(machine), stock)

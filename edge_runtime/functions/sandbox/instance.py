@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from wasmtime import Engine, Store, WasmtimeError
 from wasmtime.component import Component, ExportIndex, Linker
@@ -42,8 +42,40 @@ Done = Callable[[str], bool]
 """Takes the outcome (JSON) of the next event; answers whether to go on."""
 
 
-def _ticks(micros: int) -> int:
+def ticks(micros: int) -> int:
+    """So many epochs from now a deadline stands."""
     return int(micros / 1e6 / TICK) + 2  # the tick under way counts, and a deadline must not come early
+
+
+class Live(Protocol):
+    """Something with one app in it. After `Stopped` it must be closed."""
+
+    def allow_memory(self, memory: int) -> None:
+        """Let its memory grow to so many bytes in all."""
+        ...
+
+    def load(self, source: str, seed: int, load_time: int) -> str:
+        """Load an app; answers its manifest (JSON). Raises `Refusal` or `Stopped`."""
+        ...
+
+    def run(self, function: str, events: str, given: str, time: int, done: Done) -> None:
+        """Run a function over events (a JSON array), each within `time` microseconds. Raises `Stopped`.
+
+        `given` is JSON as well: what the function is given besides; empty for nothing.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back the memory."""
+        ...
+
+
+class Breed(Protocol):
+    """Makes what apps live in."""
+
+    def virgin(self, rehearse: bool = True) -> Live:
+        """A new one without an app; a rehearsed one loads its app faster."""
+        ...
 
 
 class Guests:
@@ -67,7 +99,7 @@ class Guests:
         """A new instance; a rehearsed one has its pages and code paths touched, so that its first app loads faster."""
         store = Store(self._engine)
         store.set_limits(**_TABLES, memory_size=64 * MIB)
-        store.set_epoch_deadline(_ticks(_REHEARSAL_TIME))
+        store.set_epoch_deadline(ticks(_REHEARSAL_TIME))
         instance = self._linker.instantiate(store, self._component)
         functions = {name: instance.get_func(store, index) for name, index in self._exports.items()}
         guest = Instance(self, store, functions)
@@ -97,7 +129,7 @@ class Instance:
 
     def load(self, source: str, seed: int, load_time: int) -> str:
         """Load an app; answers its manifest (JSON). Raises `Refusal` or `Stopped`."""
-        self._store.set_epoch_deadline(_ticks(load_time))
+        self._store.set_epoch_deadline(ticks(load_time))
         result = self._call("load", source, seed)
         if result.tag == "ok":
             return str(result.payload)
@@ -108,7 +140,7 @@ class Instance:
 
         `given` is JSON as well: what the function is given besides; empty for nothing.
         """
-        deadline = _ticks(time)
+        deadline = ticks(time)
 
         def per_event(outcome: str) -> bool:
             go_on = done(outcome)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import edge
 import msgspec
 import wasmtime
 
@@ -22,7 +23,7 @@ def python(script: str, *arguments: str) -> list[str]:
     `-I -S` leaves out the user's environment and all start-up hooks of installed packages; the few folders that the
     child needs are named outright.
     """
-    folders = list(dict.fromkeys(_folder(package) for package in (edge_runtime, msgspec, wasmtime)))
+    folders = list(dict.fromkeys(_folder(package) for package in (edge_runtime, edge, msgspec, wasmtime)))
     return [sys.executable, "-I", "-S", "-B", "-c", f"import sys; sys.path += {folders!r}; {script}", *arguments]
 
 
