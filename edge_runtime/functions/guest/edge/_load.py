@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import types
+import importlib
 from collections.abc import Mapping
+from types import ModuleType
 
 from edge._app import App, AppError
+from edge._modules import Modules, Taken
 from edge._plain import dumps
 
 MAX_DETAIL = 2000
@@ -36,31 +37,39 @@ class Loaded:
 
 
 def load(files: Mapping[str, str], entry: str) -> Loaded:
-    """Run the source of `entry` and find its one `App`. Raises `LoadError`."""
+    """Import the module in the file `entry`, which may import the others, and find its one `App`.
+
+    Raises `LoadError`. Only the app that was loaded last can still import what it has not imported yet.
+    """
     names = frozenset(files)
-    module = types.ModuleType(entry.removesuffix(".py").replace("/", "."))
-    module.__file__ = entry
-    sys.modules[module.__name__] = module
     try:
-        code = compile(files[entry], entry, "exec", dont_inherit=True)
-        exec(code, module.__dict__)
-        app = _only_app(module, entry)
+        modules = Modules(files)
+        modules.install()
+        importlib.import_module(entry.removesuffix(".py"))
+        app = _only_app(modules.own(), entry)
     except LoadError:
         raise
+    except Taken as error:
+        raise LoadError(error.file, 0, str(error)) from None
     except BaseException as error:
         file, line = place(error, names)
         raise LoadError(file or entry, line, message(error)) from None
     return Loaded(app, names)
 
 
-def _only_app(module: types.ModuleType, entry: str) -> App:
-    apps = {id(value): value for value in vars(module).values() if isinstance(value, App)}
-    if not apps:
+def _only_app(modules: list[ModuleType], entry: str) -> App:
+    found = {
+        id(value): (value, module) for module in modules for value in vars(module).values() if isinstance(value, App)
+    }
+    if not found:
         raise LoadError(entry, 0, 'no App found; add: from edge import App; app = App("name")')
-    if len(apps) > 1:
-        names = ", ".join(f"'{app.name}'" for app in apps.values())
-        raise LoadError(entry, 0, f"{len(apps)} apps in one file ({names}); one file holds one app")
-    app = next(iter(apps.values()))
+    if len(found) > 1:
+        files = {module.__file__ for _, module in found.values()}
+        what = "file" if len(files) == 1 else "folder"
+        where = "" if len(files) == 1 else " in {}"
+        names = ", ".join(f"'{app.name}'" + where.format(module.__file__) for app, module in found.values())
+        raise LoadError(entry, 0, f"{len(found)} apps in one {what} ({names}); one {what} holds one app")
+    [(app, _)] = found.values()
     if not app.triggers:
         raise LoadError(
             entry, 0, f"the app '{app.name}' has no functions; put @app.on(...) or @app.route(...) before one"

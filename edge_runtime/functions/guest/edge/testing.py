@@ -14,6 +14,7 @@ is called; here every event reaches the function.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ def run(
     result = Result()
     for name in names:
         event = Event(device, kind, time, plain, f"{device}/{boot}/{seq}", seq, boot, time)
-        files = frozenset({app.triggers[name].function.__code__.co_filename})
+        files = _files_beside(app.triggers[name].function.__code__.co_filename)
         key = "" if app.triggers[name].serial else device
         states = {key: {entry: (dumps(value), 0) for entry, value in (state or {}).items()}}
         streams = capture()
@@ -115,6 +116,13 @@ def run(
         _collect(outcome, result)
         result.state = {entry: json.loads(text) for entry, (text, _) in states[key].items()}
     return result
+
+
+def _files_beside(file: str) -> frozenset[str]:
+    """The file and those of the modules that lie beside it or deeper: what would be deployed as the app's folder."""
+    folder = os.path.dirname(file) + os.sep
+    found = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
+    return frozenset({file, *(path for path in found if path.startswith(folder))})
 
 
 def _selected(target: App | Callable[..., Any], kind: str) -> tuple[App, list[str]]:
