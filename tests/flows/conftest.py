@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 from edge_runtime.clock import ManualClock
@@ -16,7 +18,7 @@ from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.flows.runner import LONGEST_WAIT
 from edge_runtime.journal.memory import MemoryJournal
-from edge_runtime.journal.records import Command, DeadLetter
+from edge_runtime.journal.records import Command, DeadLetter, State, StateChange
 
 T = TypeVar("T")
 BOOT = b"8 bytes."
@@ -64,6 +66,25 @@ class Orders:
 
     def settled(self, events: Sequence[Event], turn: Turn) -> None:
         pass
+
+
+class Keeping(Orders):
+    """Keeps, for each device, the sequence numbers it has dealt with, and says them with each command."""
+
+    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
+        taken = await super().take(events, turn)
+        states = await turn.states.of(self.name, {event.device for event in events})
+        return Taken([self._kept(*pair, states) for pair in zip(events, taken.results, strict=False)], taken.waiting)
+
+    def _kept(self, event: Event, result: Done | Failed, states: dict[str, State]) -> Done | Failed:
+        if isinstance(result, Failed):
+            return result
+        before = states.get(event.device, {}).get("seen")
+        after = (json.dumps([*json.loads(before[0] if before else "[]"), event.seq]), 0)
+        states[event.device] = {"seen": after}
+        (command,) = result.effects
+        change = StateChange(self.name, event.device, {"seen": after}, {"seen": before})
+        return Done([msgspec.structs.replace(command, args=json.loads(after[0])), change])
 
 
 class House:

@@ -12,45 +12,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge_runtime.clock import ManualClock
 from edge_runtime.events import Event
-from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
+from edge_runtime.flows.flow import Policy
 from edge_runtime.flows.flows import Choice, Flows
 from edge_runtime.flows.runner import LONGEST_WAIT
 from edge_runtime.journal.interface import Appended, Journal
 from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, DeadLetter, FlowState, Progress, Record, State, StateChange, Stored
 from edge_runtime.journal.sqlite.client import SqliteJournal
-from tests.flows.conftest import BOOT, Orders, turns
+from tests.flows.conftest import BOOT, Keeping, turns
 
 T = TypeVar("T")
 Write = Callable[[], Coroutine[Any, Any, Appended]]
 NAME = "app.f"
 DEVICES = ("a", "b", "c", "d", "e")
-
-
-class Keeping(Orders):
-    """Keeps, for each device, the sequence numbers it has dealt with, and says them with each command."""
-
-    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
-        taken = await super().take(events, turn)
-        states = await turn.states.of(self.name, {event.device for event in events})
-        return Taken([self._kept(*pair, states) for pair in zip(events, taken.results, strict=False)], taken.waiting)
-
-    def _kept(self, event: Event, result: Done | Failed, states: dict[str, State]) -> Done | Failed:
-        if isinstance(result, Failed):
-            return result
-        before = states.get(event.device, {}).get("seen")
-        after = (json.dumps([*json.loads(before[0] if before else "[]"), event.seq]), 0)
-        states[event.device] = {"seen": after}
-        (command,) = result.effects
-        change = StateChange(self.name, event.device, {"seen": after}, {"seen": before})
-        return Done([msgspec.structs.replace(command, args=json.loads(after[0])), change])
 
 
 class SlowJournal(MemoryJournal):

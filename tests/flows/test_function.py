@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from edge_runtime.events import MAX_HOPS, Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Turn
 from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.flows.ports import NOTHING, Emit, Failure, Given, LogLine, Order, Outcome, Success, Unavailable
-from edge_runtime.journal.records import Command, DeadLetter, Record
+from edge_runtime.journal.records import Command, DeadLetter, Record, State, StateChange
 from edge_runtime.manifest import FunctionRef, OnEvent
 from tests.flows.conftest import event
 
@@ -27,6 +27,7 @@ class Script:
     async def invoke(self, function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
         if self.away:
             raise Unavailable("no executor")
+        self.given = Given(given.serial, dict(given.states))
         return [self.outcome] * len(events)
 
 
@@ -116,3 +117,37 @@ def test_only_events_of_the_kind_that_match_are_wanted() -> None:
         False,
         False,
     ]
+
+
+class Kept:
+    """What functions keep, in the open."""
+
+    def __init__(self, **states: State) -> None:
+        self.states = states
+
+    async def of(self, flow: str, keys: Iterable[str]) -> dict[str, State]:
+        return {key: self.states[key] for key in keys if key in self.states}
+
+
+async def test_what_a_function_keeps_is_handed_in_and_its_changes_follow_each_other() -> None:
+    found, script = flow(Success(state={"count": ("2", 0), "old": None}))
+    turn = Turn(0, states=Kept(**{"gh-1": {"count": ("1", 0), "old": ("true", 7)}}))
+    first, second, other = (await found.take([event(1), event(2), event(3, "gh-2")], turn)).results
+    assert script.given.states == {"gh-1": {"count": ("1", 0), "old": ("true", 7)}}
+    assert first == Done(
+        [StateChange("app.f", "gh-1", {"count": ("2", 0), "old": None}, {"count": ("1", 0), "old": ("true", 7)})]
+    )
+    assert second == Done(
+        [StateChange("app.f", "gh-1", {"count": ("2", 0), "old": None}, {"count": ("2", 0), "old": None})]
+    )
+    assert other == Done([StateChange("app.f", "gh-2", {"count": ("2", 0), "old": None}, {"count": None, "old": None})])
+
+
+async def test_a_serial_function_has_one_key_for_all_devices() -> None:
+    script = Script(Success(state={"count": ("1", 0)}))
+    trigger = OnEvent("f", "climate", serial=True)
+    found = FunctionFlow("app", "v1", trigger, matches=lambda data: True, invoker=script, clock=ManualClock())
+    assert {found.key(event(1)), found.key(event(2, "gh-2"))} == {""}
+    (result,) = (await found.take([event(1)], Turn(0, states=Kept(**{"": {"count": ("0", 0)}})))).results
+    assert result == Done([StateChange("app.f", "", {"count": ("1", 0)}, {"count": ("0", 0)})])
+    assert script.given.serial

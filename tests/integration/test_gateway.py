@@ -13,7 +13,9 @@ import pytest
 from edge_runtime import config
 from edge_runtime.errors import DeployError, EdgeError
 from edge_runtime.gateway import Gateway
+from edge_runtime.planes.control import Rewind
 from edge_runtime.planes.messages import Deploy, Line
+from edge_runtime.planes.moments import Moment
 from tests.ingress.mqtt_house import Client, connect_packet, event_packet, subscribe_packet
 
 PUBACK = b"\x40\x02"
@@ -258,3 +260,33 @@ async def test_losing_the_journal_writer_ends_the_gateway(site: Site) -> None:
     process.kill()
     async with asyncio.timeout(10):
         await site.gateway.broken()
+
+
+COUNTING = """
+from edge import App
+app = App("app")
+@app.on("climate")
+def count(event, ctx):
+    ctx.state["n"] = ctx.state.get("n", 0) + event.data["n"]
+    ctx.emit("total", ctx.state["n"])
+"""
+
+
+async def test_a_function_finds_what_it_kept_after_a_restart_and_a_rewind_puts_it_back(site: Site) -> None:
+    await site.deploy(COUNTING)
+    device = await site.device("d")
+    for seq in range(3):
+        device.send(event_packet(seq, {"n": seq + 1}))
+    await site.until("event", lambda found: sum(line.name == "total" for line in found) == 3)
+    await site.stop()
+    await site.start()
+    second = await site.device("e")
+    second.send(event_packet(0, {"n": 100}, device="e"))
+    found = await site.until("event", lambda found: sum(line.name == "total" for line in found) == 4)
+    assert [line.data for line in found if line.name == "total"] == [1, 3, 6, 100]
+    with pytest.raises(EdgeError, match=r"'app\.count' keeps state"):
+        await site.gateway.control.rewind("app.count", Rewind(Moment(offset=0)))
+    from_second = next(line.offset for line in found if line.name == "climate" and line.data == {"n": 2})
+    await site.gateway.control.rewind("app.count", Rewind(Moment(offset=from_second), state="restored"))
+    found = await site.until("event", lambda found: sum(line.name == "total" for line in found) == 7)
+    assert [line.data for line in found if line.name == "total"] == [1, 3, 6, 100, 3, 6, 100]

@@ -19,8 +19,10 @@ from edge_runtime.journal.records import (
     CommandEnd,
     DeadLetter,
     Device,
+    Entry,
     FlowState,
     Progress,
+    StateChange,
     Stored,
 )
 from edge_runtime.journal.sqlite.client import SqliteJournal
@@ -215,3 +217,47 @@ async def test_a_listener_that_fails_keeps_nobody_in_the_dark(tmp_path: Path) ->
     assert (await journal.append([event(0)])).placed == [Placed.STORED]
     assert len(heard) == 1
     await journal.close()
+
+
+def keeps(key: str, **entries: Any) -> StateChange:
+    """A change of what `app.f` keeps: numbers that last, None for what is gone, pairs with an expiry."""
+    found: dict[str, Entry | None] = {}
+    for name, value in entries.items():
+        found[name] = value if value is None or type(value) is tuple else (str(value), 0)
+    return StateChange("app.f", key, found, {}, 7)
+
+
+async def test_what_functions_keep_is_there_after_the_commit_and_after_a_restart(house: Restartable) -> None:
+    await house.journal.append([FlowState("app.f", 1, 0, -1)])
+    change = keeps("gh-1", count=1, last=("2.5", 99), gone=5)
+    await house.journal.commit(Progress("app.f", 1, 0), [change, keeps("gh-1", gone=None), keeps("gh-2", count=2)])
+    async for journal in house.lives():
+        found = await journal.states("app.f", ["gh-1", "gh-2", "gh-3"])
+        assert found == {"gh-1": {"count": ("1", 0), "last": ("2.5", 99)}, "gh-2": {"count": ("2", 0)}}
+        assert await journal.states("app.g", ["gh-1"]) == {}
+        assert (await journal.tables()).stateful == {"app.f"}
+    await house.journal.commit(Progress("app.f", 1, 0), [keeps("gh-1", count=3), keeps("gh-2", count=None)])
+    async for journal in house.lives():
+        found = await journal.states("app.f", ["gh-1", "gh-2"])
+        assert found == {"gh-1": {"count": ("3", 0), "last": ("2.5", 99)}}
+
+
+async def test_a_refused_commit_changes_nothing_that_is_kept(house: Restartable) -> None:
+    await house.journal.append([FlowState("app.f", 2, 0, -1)])
+    with pytest.raises(StaleGeneration):
+        await house.journal.commit(Progress("app.f", 1, 0), [keeps("gh-1", count=1)])
+    assert await house.journal.states("app.f", ["gh-1"]) == {}
+
+
+async def test_the_keys_of_which_something_is_kept_come_in_order_and_in_pages(house: Restartable) -> None:
+    names = [f"gh-{number:03}" for number in range(25)]
+    for name in names[::2]:
+        await house.journal.append([keeps(name, n=1)])
+    await house.restart()
+    await house.journal.append([keeps(name, n=1) for name in names[1::2]])
+    await house.journal.append([keeps("gh-000", n=None), keeps("gh-003", n=None)])
+    found: list[str] = []
+    while page := await house.journal.state_keys("app.f", found[-1] if found else "", 4):
+        assert len(page) <= 4
+        found += page
+    assert found == [name for name in names if name not in ("gh-000", "gh-003")]

@@ -12,7 +12,7 @@ import pytest
 from edge_runtime.errors import StorageError
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Placed
-from edge_runtime.journal.records import Device, FlowState, Gap, Progress, Record
+from edge_runtime.journal.records import Device, FlowState, Gap, Progress, Record, StateChange
 from edge_runtime.journal.sqlite import store as store_module
 from edge_runtime.journal.sqlite.backup import backup, restore
 from edge_runtime.journal.sqlite.client import SqliteJournal
@@ -265,3 +265,65 @@ def test_a_damaged_journal_is_not_backed_up(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="batch at record 203"):
         backup(path, tmp_path / "copy.db")
     assert [file.name for file in tmp_path.iterdir()] == ["journal.db"]
+
+
+def make_with_state(path: Path) -> None:
+    """As `make`; of one key something is kept as of the snapshot, of another since then."""
+    make(path)
+    store = Store(path)
+    store.write([Op([StateChange("app.quick", "gh-1", {"count": ("41041", 0)}, {})])])
+    store.close()
+    store = Store(path)
+    store.write([Op([StateChange("app.quick", "gh-2", {"count": ("42", 0)}, {})])])
+    store.close()
+
+
+def test_what_functions_keep_is_saved_too(tmp_path: Path) -> None:
+    path, saved = tmp_path / "journal.db", tmp_path / "saved.db"
+    make_with_state(path)
+    flip(path, b"value-00203")
+    salvage(path, saved, 77)
+    store = Store(saved)
+    assert store.states("app.quick", ["gh-1", "gh-2"]) == {
+        "gh-1": {"count": ("41041", 0)},
+        "gh-2": {"count": ("42", 0)},
+    }
+    store.close()
+
+
+async def test_damage_in_what_a_function_keeps_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    make_with_state(path)
+    db = apsw.Connection(str(path))
+    db.execute("UPDATE state SET value='41042' WHERE key='gh-1'")
+    db.close()
+    assert "what 'app.quick' keeps of 'gh-1'" in examine(path).tables
+    journal = await SqliteJournal.open(path)
+    with pytest.raises(StorageError, match=r"what 'app.quick' keeps of 'gh-1' does not match"):
+        await journal.states("app.quick", ["gh-1"])
+    assert await journal.states("app.quick", ["gh-2"]) == {"gh-2": {"count": ("42", 0)}}
+    await journal.close()
+    with pytest.raises(StorageError, match=r"what 'app.quick' keeps"):
+        backup(path, tmp_path / "backup.db")
+
+
+def test_expired_and_orphaned_state_goes_with_a_snapshot(tmp_path: Path) -> None:
+    path, day = tmp_path / "journal.db", 86_400_000_000
+    make(path)
+    now = 1_700_000_000_000_000
+    for stay in (1, 8):
+        store = Store(path)
+        old = FlowState("app.slow", 2 + stay, 0, -1, removed=now)
+        store.write([Op([StateChange("app.quick", "gh-1", {"a": ("1", now), "b": ("2", 0)}, {}), old])])
+        store.write([Op([StateChange("app.slow", "gh-1", {"a": ("1", 0)}, {})])])
+        store.close()
+        store = Store(path)
+        store.tick(now + stay * day, 0, trusted=True)
+        store.write([Op([event(10_000 + stay)])])
+        store.close()
+        store = Store(path)
+        gone = stay == 8
+        kept = {"b": ("2", 0)} if gone else {"a": ("1", now), "b": ("2", 0)}
+        assert store.states("app.quick", ["gh-1"]) == {"gh-1": kept}
+        assert store.state_keys("app.slow", "", 9) == ([] if gone else ["gh-1"])
+        store.close()

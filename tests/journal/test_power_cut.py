@@ -10,7 +10,7 @@ import pytest
 
 from edge_runtime.events import Event, Origin
 from edge_runtime.journal.interface import Placed
-from edge_runtime.journal.records import Command, FlowState, Gap, Progress, Record, Stored, Trimmed
+from edge_runtime.journal.records import Command, Entry, FlowState, Gap, Progress, Record, StateChange, Stored, Trimmed
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite import database, store
 from edge_runtime.journal.sqlite.messages import Op
@@ -41,6 +41,7 @@ class Workload:
     def __init__(self) -> None:
         self.disk = Disk()
         self._seq = 0
+        self._commits = 0
         self._open()
         self._do([FlowState(FLOW, 1, 0, -1), FlowState(SLOW, 1, 0, -1)])
 
@@ -50,13 +51,19 @@ class Workload:
             self._seq += 1 + number % 4
             self._do([event(seq) for seq in range(first, self._seq)])
             if number % 2:
-                effects = [effect(first, 0), effect(first, 1)]
-                self._do([*effects, Progress(FLOW, 1, self._store.head)], FLOW, 1)
+                self._do(
+                    [self._counted(), effect(first, 0), effect(first, 1), Progress(FLOW, 1, self._store.head)], FLOW, 1
+                )
             self._store.maintain(idle=number % 5 == 0)
             if number % 17 == 16:
                 self._store.close()
                 self._open()
         self._store.close()
+
+    def _counted(self) -> StateChange:
+        before: Entry | None = (str(self._commits), 0) if self._commits else None
+        self._commits += 1
+        return StateChange(FLOW, "gh-1", {"commits": (str(self._commits), 0)}, {"commits": before})
 
     def _open(self) -> None:
         self._store = Store(PATH, retention=self.RETENTION, vfs=self.disk.vfs)
@@ -103,6 +110,8 @@ def check(files: Files, notes: Sequence[str]) -> None:
                 pass
     outbox = len({command.id for command in tables.outbox})
     assert outbox in (orders, orders + 2), "commands lost, or half of a commit"
+    kept = store.states(FLOW, ["gh-1"]).get("gh-1", {}).get("commits", ("0", 0))
+    assert int(kept[0]) == outbox // 2, "what is kept is not what was committed"
     if notes:
         position = tables.flows[FLOW].cursor
         assert position >= cursor

@@ -9,8 +9,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edge_runtime.events import Event, Origin
+from edge_runtime.flows.states import changed
 from edge_runtime.journal.interface import Placed
-from edge_runtime.journal.records import Command, CommandEnd, FlowState, Gap, Progress, Record, Trimmed
+from edge_runtime.journal.records import (
+    Command,
+    CommandEnd,
+    Entry,
+    FlowState,
+    Gap,
+    Progress,
+    Record,
+    State,
+    StateChange,
+    Trimmed,
+)
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite import store as store_module
 from edge_runtime.journal.sqlite.messages import Op
@@ -38,6 +50,7 @@ class Journal(RuleBasedStateMachine):
         self.generations: dict[str, int] = {}
         self.outbox: dict[bytes, Command] = {}
         self.effects = 0
+        self.kept: dict[tuple[str, str], State] = {}
         self.retention = Retention()
         self.store = Store(PATH, vfs=self.disk.vfs)
         self.restores = contextlib.ExitStack()
@@ -104,6 +117,19 @@ class Journal(RuleBasedStateMachine):
         self.log += [*orders, progress]
         self.outbox.update((order.id, order) for order in orders)
 
+    @rule(flow=flows, device=devices, names=st.sets(st.sampled_from(["a", "b", "c"]), min_size=1), gone=st.booleans())
+    def keep(self, flow: str, device: str, names: set[str], gone: bool) -> None:
+        if flow not in self.generations:
+            return
+        self.effects += 1
+        state = self.kept.get((flow, device), {})
+        entries: dict[str, Entry | None] = dict.fromkeys(names, None if gone else (str(self.effects), 0))
+        change = StateChange(flow, device, entries, {name: state.get(name) for name in names})
+        progress = Progress(flow, self.generations[flow], self.store.head)
+        self.store.write([Op([change, progress], flow, self.generations[flow])])
+        self.log += [change, progress]
+        self.kept[flow, device] = changed(state, entries)
+
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         if not self.outbox:
@@ -154,6 +180,15 @@ class Journal(RuleBasedStateMachine):
         assert [item.record for item in found] == self.log[tables.first :]
         assert {order.id for order in tables.outbox} == set(self.outbox)
         assert {name: state.generation for name, state in tables.flows.items()} == self.generations
+
+    @invariant()
+    def functions_find_what_they_keep(self) -> None:
+        for flow in FLOWS:
+            kept = {key: state for (name, key), state in self.kept.items() if name == flow and state}
+            assert self.store.states(flow, ["gh-1", "gh-2"]) == kept
+            first = self.store.state_keys(flow, "", 1)
+            assert first == sorted(kept)[:1]
+            assert first + self.store.state_keys(flow, first[0] if first else "", 9) == sorted(kept)
 
     @invariant()
     def what_is_gone_was_announced(self) -> None:

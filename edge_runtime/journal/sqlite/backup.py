@@ -11,12 +11,14 @@ from pathlib import Path
 import apsw
 
 from edge_runtime.errors import StorageError
-from edge_runtime.journal.sqlite.database import explained, fsync_folder, open_database, reading
+from edge_runtime.journal.sqlite import states
+from edge_runtime.journal.sqlite.database import explained, fsync_folder, open_database, pragma, reading
 from edge_runtime.journal.sqlite.messages import BackedUp
 from edge_runtime.journal.sqlite.rows import damaged, decode_records, verify
 
 STEP_PAGES = 256
 STEP_BYTES = 256 << 10
+STEP_ROWS = 1000
 """One turn of copying or of verifying: a commit waits for at most one of them."""
 
 
@@ -73,6 +75,10 @@ def _verified(db: apsw.Connection) -> Iterator[int]:
     for tables, crc in db.execute("SELECT tables, crc FROM snapshot"):
         if crc is not None and zlib.crc32(tables) != crc:
             raise damaged("the saved tables do not match their checksum")
+    if pragma(db, "user_version") >= 3:
+        for number, _ in enumerate(states.rows(db)):
+            if number % STEP_ROWS == 0:
+                yield count
     yield count
 
 
