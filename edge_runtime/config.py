@@ -130,6 +130,35 @@ class Functions(msgspec.Struct, frozen=True):
     """How much memory a function may use."""
 
 
+class AppSettings(msgspec.Struct, frozen=True):
+    """The app of this name: what it may use (from its next deploy on), and how it is scaled."""
+
+    time_limit: Annotated[int, _duration(0, 60 * 10**6)] = 0
+    """How long a function may take for one event; 0 for what `[functions]` says."""
+    load_time: Annotated[int, _duration(10_000, 60 * 10**6)] = 1_000_000
+    """How long loading the app may take, its imports included."""
+    memory_limit: Annotated[int, _size(0, 2 << 30)] = 0
+    """How much memory an instance may use; 0 for what `[functions]` says."""
+    output: Annotated[int, _size(1 << 10, 16 << 20)] = 256 << 10
+    """How much a function may return, log and order for one event."""
+    lines: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    """Log lines for one event."""
+    effects: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    """Commands and emitted events for one event."""
+    state: Annotated[int, _size(0, 1 << 20)] = 64 << 10
+    """How much state a function may keep of one device."""
+    cpu: Annotated[float, Meta(ge=0.01, le=1.0)] = 1.0
+    """The share of one core that the app may use in the long run; beyond it, it waits while others go on."""
+    tier: Literal["sandbox", "native"] = "sandbox"
+    """What holds it: `"sandbox"` (WebAssembly in a jailed process) or `"native"` (a jailed process alone)."""
+    min: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Instances that are kept while nobody calls."""
+    max: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Instances at most, and so calls at a time; 0 for as many as there are executors, which is also the most."""
+    idle: Annotated[int, _duration(10**6, 365 * 86400 * 10**6)] = 600_000_000
+    """Instances above `min` are taken back when the app has not been called for so long."""
+
+
 class HttpCloudEvents(msgspec.Struct, frozen=True):
     """A target of bridge routes: an HTTP endpoint that takes CloudEvents (a cloud function, for one)."""
 
@@ -154,6 +183,7 @@ class Config(msgspec.Struct, frozen=True):
     mqtt: Mqtt = Mqtt()
     journal: Journal = Journal()
     functions: Functions = msgspec.field(default_factory=Functions)
+    apps: dict[str, AppSettings] = {}
     targets: dict[str, HttpCloudEvents] = {}
 
     SOCKET: ClassVar[str] = "edge.sock"
@@ -237,7 +267,7 @@ class _Reader:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.struct(raw, kind, where)
         if get_origin(kind) is dict:
-            return self._targets(raw, where)
+            return self._apps(raw, where) if where == "apps" else self._targets(raw, where)
         if kind is Path:
             return self._folder(self._leaf(raw, str, where))
         value = self._leaf(raw, kind, where)
@@ -256,6 +286,19 @@ class _Reader:
             return msgspec.convert(raw if unit is None else unit.parse(raw), kind)
         except ValueError:  # msgspec's own ValidationError is one too; what it says is in terms of Python
             raise self._error(where, f"is {_shown(raw)}: expected {_expected(kind)}") from None
+
+    def _apps(self, raw: Any, where: str) -> dict[str, AppSettings]:
+        if type(raw) is not dict:
+            raise self._error(where, "holds tables: expected [apps.NAME]")
+        found = {}
+        for name, table in raw.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+                raise self._error(f"{where}.{name[:80]}", "is not an app's name: 1 to 64 letters, digits, '_' or '-'")
+            app: AppSettings = self.struct(table, AppSettings, f"{where}.{name}")
+            if app.max and app.min > app.max:
+                raise self._error(f"{where}.{name}.min", f"is {app.min}: more than max, which is {app.max}")
+            found[name] = app
+        return found
 
     def _targets(self, raw: Any, where: str) -> dict[str, HttpCloudEvents]:
         if type(raw) is not dict:
@@ -363,8 +406,12 @@ def _texts() -> dict[str, dict[str, str]]:
 
 
 def _tables() -> list[tuple[str, type[msgspec.Struct]]]:
-    tables = [(field.name, field.type) for field in msgspec.structs.fields(Config) if field.name != "targets"]
-    return [*tables, *(("targets.NAME", kind) for kind in TARGETS.values())]
+    fields = msgspec.structs.fields(Config)
+    tables = [(field.name, field.type) for field in fields if field.name not in ("apps", "targets")]
+    return [*tables, ("apps.NAME", AppSettings), *(("targets.NAME", kind) for kind in TARGETS.values())]
+
+
+_EXAMPLES = {"apps.NAME": "apps.greenhouse", "targets.NAME": "targets.cloud"}
 
 
 def settings() -> Iterator[Setting]:
@@ -394,8 +441,8 @@ def default_text() -> str:
         '# Sizes: "64KiB", "64MiB", "2GiB", or a number of bytes.',
     ]
     for table, kind in _tables():
-        # A target is an example and stays a comment as a whole; its name is free.
-        mark, shown = ("# ", "targets.cloud") if table == "targets.NAME" else ("", table)
+        # A table with a free name is an example and stays a comment as a whole.
+        mark, shown = ("# ", _EXAMPLES[table]) if table in _EXAMPLES else ("", table)
         lines += ["", f"# {texts[kind.__name__]['']}", f"{mark}[{shown}]"]
         for setting in (setting for setting in settings() if setting.table == table):
             default = setting.default or '"https://example.org/on-event"'

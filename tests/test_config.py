@@ -75,6 +75,13 @@ TARGET = '[targets.cloud]\ntype = "http-cloudevents"\n'
         ("[gatway]", "'gatway' is not a setting", "Did you mean 'gateway'?"),
         (TARGET + 'url = "http://x"\ntimout = 1', "'targets.cloud.timout' is not a setting", "Did you mean 'timeout'?"),
         ("mqtt = 1883", "'mqtt' is a table: expected [mqtt]", ""),
+        ("apps = 1", "'apps' holds tables: expected [apps.NAME]", ""),
+        ("[apps]\na = 1", "'apps.a' is a table", ""),
+        ('[apps."a b"]', "'apps.a b' is not an app's name", ""),
+        ("[apps.a]\ntime_limits = 1", "'apps.a.time_limits' is not a setting", "Did you mean 'time_limit'?"),
+        ("[apps.a]\ncpu = 1.5", "'apps.a.cpu' is 1.5: expected a number from 0.01 to 1.0", ""),
+        ('[apps.a]\ntier = "nativ"', '\'apps.a.tier\' is "nativ": expected "sandbox" or "native"', ""),
+        ("[apps.a]\nmin = 3\nmax = 2", "'apps.a.min' is 3: more than max, which is 2", ""),
         ("targets = 1", "'targets' holds tables: expected [targets.NAME]", ""),
         ("[targets]\ncloud = 1", "'targets.cloud' is a table", ""),
         (
@@ -135,6 +142,7 @@ def test_the_template_shows_the_defaults_and_nothing_else(tmp_path: Path) -> Non
     uncommented = re.sub(r"^# (?=\w+ = |\[)", "", config.default_text(), flags=re.MULTILINE)
     everything = parse(uncommented, path)
     assert everything.targets.pop("cloud") == config.HttpCloudEvents("http-cloudevents", "https://example.org/on-event")
+    assert everything.apps.pop("greenhouse") == config.AppSettings()
     assert everything == parse("", path)
     for setting in config.settings():
         assert re.search(rf"^{setting.name} = ", uncommented, re.MULTILINE), setting

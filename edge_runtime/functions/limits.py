@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from edge_runtime.errors import ConfigError
@@ -30,6 +32,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes of state that a function keeps for one partition key."""
     cpu: float = 1.0
     """The share of one core that the app may use in the long run."""
+    tier: Literal["sandbox", "native"] = "sandbox"
+    """What holds it: WebAssembly in a jailed process, or the jailed process alone."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

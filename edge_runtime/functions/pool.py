@@ -151,7 +151,7 @@ class Pool:
             return 0
         async with placed.changing:
             while len(placed.instances) < min(instances, self._executors) and key in self._placed:
-                await self._add(placed)
+                await self._add_again(placed)
             while len(placed.instances) > instances:
                 idle = next((one for one in reversed(placed.instances) if not one.running), None)
                 if idle is None:
@@ -198,12 +198,16 @@ class Pool:
                 return
             if placed.key not in self._placed:
                 raise Unavailable("the app's version was unloaded")
-            try:
-                await self._add(placed)
-            except LoadFailed as failure:
-                why = failure.problem.decode(errors="replace") or str(failure)
-                raise Unavailable(f"the app no longer loads: {why}") from None
+            await self._add_again(placed)
             placed.called(self._clock.monotonic())
+
+    async def _add_again(self, placed: Placed) -> None:
+        """One instance more of what has loaded before."""
+        try:
+            await self._add(placed)
+        except LoadFailed as failure:
+            why = failure.problem.decode(errors="replace") or str(failure)
+            raise Unavailable(f"the app no longer loads: {why}") from None
 
     async def _add(self, placed: Placed) -> Loaded:
         """One instance more. `placed.changing` is held."""
