@@ -79,17 +79,20 @@ def confine() -> Confinement:
     return Confinement(os.geteuid(), was_root and os.geteuid() != 0, capabilities, True, landlock, missing)
 
 
-def lock(confinement: Confinement, *, compiler: bool = False) -> JailReport:
-    """Refuse all further syscalls but the few that running a guest (or compiling one) takes, in every thread."""
+def lock(confinement: Confinement, *, compiler: bool = False, keeper: bool = False) -> JailReport:
+    """Refuse all further syscalls but the few that running a guest takes, in every thread.
+
+    A `compiler` may besides make threads and code. A `keeper` forks native guests, confines and ends them.
+    """
     if not seccomp.supported():
         raise JailError("there is no seccomp filter for this processor", hint="The sandbox runs on x86_64 and aarch64.")
-    limits = {"core": 0, "nofile": 16}
-    if not compiler:
+    limits = {"core": 0, "fsize": 0} if keeper else {"core": 0, "nofile": 16}
+    if not compiler and not keeper:
         limits |= {"nproc": 0, "fsize": 0}
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (value, value))
     try:
-        seccomp.install(seccomp.program(compiler=compiler))
+        seccomp.install(seccomp.program(compiler=compiler, keeper=keeper))
     except OSError as error:
         raise JailError(
             f"the sandbox cannot be locked: {error.strerror}",

@@ -58,6 +58,33 @@ _COMPILER = {
 }
 """What the compiler's threads need besides; it may also map executable memory."""
 
+_KEEPER = {
+    "capset": (126, 91),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "close_range": (436, 436),
+    "dup3": (292, 24),
+    "dup2": (33, None),
+    "getppid": (110, 173),
+    "getsockname": (51, 204),
+    "getuid": (102, 174),
+    "geteuid": (107, 175),
+    "kill": (62, 129),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_restrict_self": (446, 446),
+    "prctl": (157, 167),
+    "prlimit64": (302, 261),
+    "recvfrom": (45, 207),
+    "recvmsg": (47, 212),
+    "seccomp": (317, 277),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
+    "set_tid_address": (218, 96),
+    "socketpair": (53, 199),
+    "wait4": (61, 260),
+}
+"""What our own code besides needs to fork processes, confine and watch them. Nothing of a user's runs under this."""
+
 _FATAL = {
     "add_key": (248, 217),
     "bpf": (321, 280),
@@ -96,8 +123,8 @@ def supported() -> bool:
     return platform.machine() in _AUDIT_ARCH
 
 
-def program(*, compiler: bool = False) -> bytes:
-    """The filter for a running guest, or for the compiler."""
+def program(*, compiler: bool = False, keeper: bool = False) -> bytes:
+    """The filter for a running guest, for the compiler, or for those who keep native guests."""
     machine = platform.machine()
     column = 0 if machine == "x86_64" else 1
     code: list[bytes] = []
@@ -121,6 +148,8 @@ def program(*, compiler: bool = False) -> bytes:
         put(_RET, _KILL)
     each(dict(_FATAL), _KILL)
     each(dict(_ALLOWED), _ALLOW)
+    if keeper:
+        each(dict(_KEEPER), _ALLOW)
     if compiler:
         each({**_COMPILER, **_NO_EXECUTE}, _ALLOW)
     else:
