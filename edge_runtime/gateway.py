@@ -25,8 +25,8 @@ from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.flows.lineage import Lineage
 from edge_runtime.flows.outbox import Outbox
 from edge_runtime.flows.ports import Target, Unavailable
-from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import Checked, FunctionPlatform
+from edge_runtime.functions.settings import default_limits, limits_by_app, scaling_of
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.interface import Usage
@@ -52,6 +52,7 @@ from edge_runtime.planes.messages import (
     Storage,
     TriggerRow,
 )
+from edge_runtime.planes.scaling import AppScaling
 
 TAIL_BATCH = 500
 RECOVERY = 1_000_000
@@ -110,7 +111,8 @@ class Gateway:
             data / "apps",
             clock,
             executors=config.functions.executors,
-            limits=Limits(time=config.functions.time_limit, memory=config.functions.memory_limit),
+            limits=default_limits(config),
+            limits_of=limits_by_app(config),
         )
         await self.platform.start(progress)
         stack.push_async_callback(self.platform.stop)
@@ -147,13 +149,20 @@ class Gateway:
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
         self.lineage = Lineage(self.journal, self.flows, lambda runner: isinstance(runner.flow, RouteFlow))
+        self.scaling = AppScaling(
+            self.flows,
+            self.platform,
+            clock,
+            lambda: {app: record.version for app, (record, _) in self._manifests.items()},
+            lambda app: scaling_of(config, app),
+        )
         stack.push_async_callback(self.flows.stop)
         for app in tables.apps.values():
             await self._resume(app)
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
-        for work in (self.flows.run, self.outbox.run, self._keep_house):
+        for work in (self.flows.run, self.outbox.run, self.scaling.run, self._keep_house):
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)

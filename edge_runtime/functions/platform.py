@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from edge_runtime.functions.sandbox import build, cache, compile
 from edge_runtime.functions.sandbox.cache import Progress
 from edge_runtime.functions.sandbox.jail import JailReport
 from edge_runtime.functions.sandbox.protocol import Loaded
+from edge_runtime.functions.settings import probable_name
 from edge_runtime.functions.sources import check_files, read_files
 from edge_runtime.functions.stats import FunctionStats, Recorder
 from edge_runtime.functions.versions import AppFiles, Versions
@@ -84,8 +85,8 @@ class PlatformReport(msgspec.Struct, frozen=True):
 class FunctionPlatform:
     """Runs functions; implements the port `Invoker`.
 
-    `apps` is the folder that keeps the versions, `executors` the number of sandbox processes, `cache_folder` where
-    the guest is kept once built.
+    `apps` is the folder that keeps the versions, `executors` the number of sandbox processes, `limits` those of apps
+    in general and `limits_of` those of an app by its name, `cache_folder` where the guest is kept once built.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class FunctionPlatform:
         *,
         executors: int = 1,
         limits: Limits | None = None,
+        limits_of: Callable[[str], Limits] | None = None,
         cache_folder: Path | None = None,
         stock: int = STOCK,
     ) -> None:
@@ -102,6 +104,7 @@ class FunctionPlatform:
         self._clock = clock
         self._executors = executors
         self._limits = limits or Limits()
+        self._limits_of = limits_of or (lambda _app: self._limits)
         self._cache = cache_folder or cache.default_folder()
         self._stock = stock
         self._pool: Pool | None = None
@@ -151,10 +154,26 @@ class FunctionPlatform:
     async def check(self, source: Mapping[str, bytes] | Path, limits: Limits | None = None) -> Checked:
         """Load an app in the sandbox, to see whether it is one; nothing is kept.
 
-        `source` is the app's file or folder, or its files by path. Raises `DeployError` with file, line and reason.
+        `source` is the app's file or folder, or its files by path. Without `limits` it has those of its name. Raises
+        `DeployError` with file, line and reason.
         """
         files = await asyncio.to_thread(read_files, source) if isinstance(source, Path) else check_files(source)
         content = AppFiles(files, limits or self._limits, self._guest)
+        if limits is not None:
+            return await self._check(content)
+        # Its name is known for sure once it is loaded, which it may not survive with the limits of others.
+        content = msgspec.structs.replace(content, limits=self._limits_of(probable_name(content)))
+        checked = await self._check(content)
+        own = self._limits_of(checked.manifest.app)
+        if own == content.limits:
+            return checked
+        again = await self._check(msgspec.structs.replace(content, limits=own))
+        if again.manifest.app != checked.manifest.app:
+            raise DeployError(f"{content.entry}: the app is called '{checked.manifest.app}' at one time, and at another"
+                f" '{again.manifest.app}'")
+        return again
+
+    async def _check(self, content: AppFiles) -> Checked:
         try:
             loaded = await self._running.try_load(await self._engine_of(content), _request(content), content.limits)
         except LoadFailed as failure:
