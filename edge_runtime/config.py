@@ -130,6 +130,9 @@ class Functions(msgspec.Struct, frozen=True):
     """How much memory a function may use."""
 
 
+_Module = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}(\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,8}$")]
+
+
 class AppSettings(msgspec.Struct, frozen=True):
     """The app of this name: what it may use (from its next deploy on), and how it is scaled."""
 
@@ -151,6 +154,8 @@ class AppSettings(msgspec.Struct, frozen=True):
     """The share of one core that the app may use in the long run; beyond it, it waits while others go on."""
     tier: Literal["sandbox", "native"] = "sandbox"
     """What holds it: `"sandbox"` (WebAssembly in a jailed process) or `"native"` (a jailed process alone)."""
+    preload: Annotated[tuple[_Module, ...], Meta(max_length=32)] = ()
+    """Installed modules, such as `"numpy"`, that an app of the native tier may import."""
     min: Annotated[int, Meta(ge=0, le=256)] = 0
     """Instances that are kept while nobody calls."""
     max: Annotated[int, Meta(ge=0, le=256)] = 0
@@ -370,6 +375,8 @@ def _expected(kind: Any) -> str:
         if meta is not None and meta.pattern:
             return "1 to 64 letters, digits, '_', '.' or '-', the first a letter or digit"
         return f"a text of at most {meta.max_length} characters" if meta is not None else "a text in quotes"
+    if get_origin(base) is tuple:
+        return 'a list of modules, such as ["numpy"]'
     name = f"a {unit.name}" if unit else "a whole number" if base is int else "a number"
     if meta is None:
         return name

@@ -81,6 +81,8 @@ TARGET = '[targets.cloud]\ntype = "http-cloudevents"\n'
         ("[apps.a]\ntime_limits = 1", "'apps.a.time_limits' is not a setting", "Did you mean 'time_limit'?"),
         ("[apps.a]\ncpu = 1.5", "'apps.a.cpu' is 1.5: expected a number from 0.01 to 1.0", ""),
         ('[apps.a]\ntier = "nativ"', '\'apps.a.tier\' is "nativ": expected "sandbox" or "native"', ""),
+        ('[apps.a]\npreload = "numpy"', """'apps.a.preload' is "numpy": expected a list of modules""", ""),
+        ('[apps.a]\npreload = ["os; x"]', "'apps.a.preload' is a list: expected a list of modules", ""),
         ("[apps.a]\nmin = 3\nmax = 2", "'apps.a.min' is 3: more than max, which is 2", ""),
         ("targets = 1", "'targets' holds tables: expected [targets.NAME]", ""),
         ("[targets]\ncloud = 1", "'targets.cloud' is a table", ""),

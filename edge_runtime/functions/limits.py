@@ -34,6 +34,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The share of one core that the app may use in the long run."""
     tier: Literal["sandbox", "native"] = "sandbox"
     """What holds it: WebAssembly in a jailed process, or the jailed process alone."""
+    preload: tuple[str, ...] = ()
+    """Installed modules that an app of the native tier may import besides the standard library."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

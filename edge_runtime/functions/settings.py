@@ -38,6 +38,7 @@ def _limits(app: str, found: AppSettings, config: Config) -> Limits:
             state=found.state,
             cpu=found.cpu,
             tier=found.tier,
+            preload=found.preload if found.tier == "native" else (),
         )
     except ConfigError as error:
         raise ConfigError(f"[apps.{app}]: {error}") from None
