@@ -18,6 +18,7 @@ from edge_runtime.functions.engines import Engine, python_engine
 from edge_runtime.functions.jobs import LoadFailed
 from edge_runtime.functions.languages import Languages
 from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.native import native_engine, native_guest
 from edge_runtime.functions.pool import Load, Pool
 from edge_runtime.functions.sandbox import build, cache, compile
 from edge_runtime.functions.sandbox.cache import Progress
@@ -36,6 +37,10 @@ MAX_TRIGGERS = 200
 MAX_RETRIES = 100
 
 _MISSING = "ModuleNotFoundError"
+_MISSING_HINTS = {
+    "sandbox": "Functions have Python's standard library, without what needs a system.",
+    "native": "What is installed, and listed as 'preload' in the app's table of edge.toml, can be imported.",
+}
 
 
 class _Stopped(Exception):
@@ -169,20 +174,32 @@ class FunctionPlatform:
             return checked
         again = await self._check(msgspec.structs.replace(content, limits=own))
         if again.manifest.app != checked.manifest.app:
-            raise DeployError(f"{content.entry}: the app is called '{checked.manifest.app}' at one time, and at another"
-                f" '{again.manifest.app}'")
+            raise DeployError(
+                f"{content.entry}: the app is called '{checked.manifest.app}' at one time, and at another"
+                f" '{again.manifest.app}'"
+            )
         return again
 
     async def _check(self, content: AppFiles) -> Checked:
+        if content.limits.tier == "native":
+            guest = await asyncio.to_thread(native_guest, self._guest, content.limits.preload)
+            content = msgspec.structs.replace(content, guest=guest)
         try:
             loaded = await self._running.try_load(await self._engine_of(content), _request(content), content.limits)
         except LoadFailed as failure:
-            raise _explained(failure, content.entry) from None
+            raise _explained(failure, content) from None
         manifest = _manifest(loaded, content.entry)
         return Checked(manifest, content.version, loaded.micros, content)
 
     async def _engine_of(self, content: AppFiles) -> Engine:
-        """What runs an app: the one place where its language and its tier decide."""
+        """What runs an app: the one place where its language and its tier decide. Raises `DeployError`."""
+        if content.limits.tier == "native":
+            if content.language != "python":
+                raise DeployError(
+                    f"{content.entry}: the native tier runs Python alone",
+                    hint='Set its tier to "sandbox" in edge.toml.',
+                )
+            return native_engine(content.limits.preload)
         return self._python if content.language == "python" else await self._languages.engine(content)
 
     async def store(self, checked: Checked) -> None:
@@ -192,12 +209,17 @@ class FunctionPlatform:
     async def load(self, app: str, version: str) -> Manifest:
         """Make a stored version ready to be invoked. Raises `NotFound` or `DeployError`."""
         content, manifest = await asyncio.to_thread(self._versions.read, app, version)
+        if content.limits.tier == "native" != self._limits_of(app).tier:
+            raise DeployError(
+                f"version {version} of the app '{app}' is of the native tier, and edge.toml no longer says that it may",
+                hint=f'Deploy it again, or set tier = "native" in [apps.{app}].',
+            )
         try:
             loaded = await self._running.load(
                 (app, version), await self._engine_of(content), _request(content), content.limits
             )
         except LoadFailed as failure:
-            raise _explained(failure, content.entry) from None
+            raise _explained(failure, content) from None
         return manifest if loaded is None else _manifest(loaded, content.entry)
 
     async def unload(self, app: str, version: str) -> None:
@@ -271,14 +293,12 @@ class _Problem(msgspec.Struct):
     reason: str
 
 
-def _explained(failure: LoadFailed, entry: str) -> DeployError:
+def _explained(failure: LoadFailed, content: AppFiles) -> DeployError:
     try:
         problem = msgspec.json.decode(failure.problem, type=_Problem)
     except msgspec.MsgspecError:
-        return DeployError(f"{entry}: {failure or 'the sandbox could not load it'}")
-    hint = (
-        "Functions have Python's standard library, without what needs a system." if _MISSING in problem.reason else ""
-    )
+        return DeployError(f"{content.entry}: {failure or 'the sandbox could not load it'}")
+    hint = _MISSING_HINTS[content.limits.tier] if _MISSING in problem.reason else ""
     place = f"{problem.file}, line {problem.line}" if problem.line else problem.file
     return DeployError(f"{place}: {problem.reason}"[:4000], hint=hint)
 
