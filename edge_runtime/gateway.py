@@ -27,6 +27,7 @@ from edge_runtime.flows.outbox import Outbox
 from edge_runtime.flows.ports import Target, Unavailable
 from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.functions.settings import default_limits, limits_by_app, scaling_of
+from edge_runtime.functions.stats import AppStats
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.interface import Usage
@@ -283,10 +284,16 @@ class Gateway:
 
     def apps(self) -> list[AppRow]:
         """The live apps."""
+        stats = self.platform.stats().apps
         return [
-            AppRow(record.app, record.version, record.time, _triggers(manifest))
+            self._app_row(record, manifest, stats.get(record.app, AppStats()))
             for record, manifest in self._manifests.values()
         ]
+
+    def _app_row(self, record: AppVersion, manifest: Manifest, stats: AppStats) -> AppRow:
+        load = self.platform.load_of(record.app, record.version)
+        instances, held = (load.instances, load.held) if load is not None else (0, 0)
+        return AppRow(record.app, record.version, record.time, _triggers(manifest), instances, stats, held)
 
     # Devices
 
@@ -351,6 +358,8 @@ class Gateway:
             flows=rows,
             calls=stats.calls,
             failures=dict(stats.failures),
+            stops=stats.stops,
+            restarts=stats.restarts,
             cold_starts=list(stats.cold_starts),
             jail=self._jail(),
         )

@@ -126,6 +126,12 @@ def status(
         f" (p50 {door.p50 / 1e3:.2f} ms, p99 {door.p99 / 1e3:.2f} ms), {door.duplicates} repeated, {door.dead} dead,"
         f" {door.refused} refused, {door.failed_logins} failed logins"
     )
+    stops = found.stops
+    out.print(
+        f"Functions: {found.calls} calls, {stops.error} failed, {stops.timeout} timed out;"
+        f" instances ended: {stops.on_demand} on demand, {stops.implicit} not needed;"
+        f" executors restarted: {found.restarts}"
+    )
     rows = table("flow", "state", "events", "effects", "dead", "lag", "p50 / p99 ms")
     for row in found.flows:
         times = f"{row.p50 / 1e3:.2f} / {row.p99 / 1e3:.2f}"

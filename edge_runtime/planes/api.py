@@ -20,6 +20,7 @@ from edge_runtime.planes import api_flows, api_operations
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
 from edge_runtime.planes.messages import AddDevice, Backup, Deploy
+from edge_runtime.planes.scaling import AlertMessage
 
 MAX_DEPLOY = 12 << 20
 """Bytes of a request with an app: its 8 MiB in base64, and the names."""
@@ -47,6 +48,12 @@ def application(house: House) -> Starlette:
     async def apps(_: Request) -> Response:
         return reply(house.apps())
 
+    async def decisions(request: Request) -> Response:
+        return reply(house.scaling.of(request.path_params["app"]))
+
+    async def alert(request: Request) -> Response:
+        return reply(house.scaling.alert(request.path_params["app"], await read(request, AlertMessage)))
+
     async def deploy(request: Request) -> Response:
         return reply(await house.deploy(await read(request, Deploy, MAX_DEPLOY)))
 
@@ -72,6 +79,8 @@ def application(house: House) -> Starlette:
             Route("/devices/{device}/key", guarded(rotate_key), methods=["POST"]),
             Route("/apps", guarded(apps)),
             Route("/apps", guarded(deploy), methods=["POST"]),
+            Route("/apps/{app}/decisions", guarded(decisions)),
+            Route("/apps/{app}/alert", guarded(alert), methods=["POST"]),
             Route("/backup", guarded(backup), methods=["POST"]),
             Route("/tail", guarded(tail)),
             *api_flows.routes(house.control),

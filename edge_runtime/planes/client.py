@@ -36,6 +36,7 @@ from edge_runtime.planes.messages import (
     Problem,
     Status,
 )
+from edge_runtime.planes.scaling import AlertMessage, Instances
 
 T = TypeVar("T")
 TIMEOUT = 60.0
@@ -163,6 +164,14 @@ class Client:
     def apps(self) -> list[AppRow]:
         """The live apps."""
         return self._ask("GET", "/apps", list[AppRow])
+
+    def decisions(self, app: str) -> Instances:
+        """How many instances an app has, and why."""
+        return self._ask("GET", f"/apps/{quote(app, safe='')}/decisions", Instances)
+
+    def alert(self, app: str, message: AlertMessage) -> Instances:
+        """Alerts about an app fire or are resolved."""
+        return self._ask("POST", f"/apps/{quote(app, safe='')}/alert", Instances, message)
 
     def tail(self, after: int | None, *, follow: bool) -> Iterator[Line]:
         """Records after an offset (None: from now on), and with `follow` those that come, until closed."""

@@ -11,6 +11,7 @@ from edge_runtime.flows.lineage import Lineage
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.messages import AppRow, Deploy, Deployed, DeviceKey, DeviceRow, Health, Line, Status
+from edge_runtime.planes.scaling import AppScaling
 
 
 class House(Protocol):
@@ -18,6 +19,8 @@ class House(Protocol):
 
     control: FlowControl
     """Verbs on flows."""
+    scaling: AppScaling
+    """How many instances apps have, and why."""
     letters: DeadLetters
     lineage: Lineage
 

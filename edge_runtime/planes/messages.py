@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from edge_runtime.functions.stats import AppStats, Stops
+
 
 class Problem(msgspec.Struct):
     """Any request's failure: what was wrong, and what to do."""
@@ -82,6 +84,12 @@ class AppRow(msgspec.Struct):
     version: str
     deployed: int
     triggers: list[TriggerRow]
+    instances: int
+    """How many run just now; 0 while the app rests, until its next call."""
+    stats: AppStats
+    """All its versions, since the gateway started."""
+    held_us: int
+    """How long its live version was held back, because it was beyond its share of the processor."""
 
 
 class RouteCounts(msgspec.Struct):
@@ -216,6 +224,9 @@ class Status(msgspec.Struct):
     """Function calls since the start: one for each event a function was run on."""
     failures: dict[str, int]
     """Function calls that failed, by reason."""
+    stops: Stops
+    restarts: int
+    """How often an executor died and was started again."""
     cold_starts: list[int]
     """The newest durations from source to loaded app, microseconds."""
     jail: list[str]
