@@ -13,12 +13,12 @@ import pytest_asyncio
 
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError
-from edge_runtime.flows.ports import NOTHING
+from edge_runtime.flows.ports import NOTHING, Failure, Outcome, Success, Unavailable
 from edge_runtime.functions.engines import Engine, python_engine
 from edge_runtime.functions.jobs import LoadFailed
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.pool import Pool
-from edge_runtime.functions.stats import Recorder
+from edge_runtime.functions.stats import Recorder, Stops
 from edge_runtime.manifest import FunctionRef
 
 from .conftest import app, event, ok
@@ -106,3 +106,119 @@ async def test_executors_of_all_engines_end_with_the_pool(first: Engine, second:
     remotes = [lane.remote for lane in pool.lanes]
     await pool.stop()
     assert [remote.ready for remote in remotes] == [None, None]
+
+
+BUSY = """
+import time
+calls = 0
+@app.route("climate", to="x")
+def f(event):
+    global calls
+    calls += 1
+    end = time.monotonic() + {seconds}
+    while time.monotonic() < end: pass
+    return calls
+"""
+
+
+def call(pool: Pool, name: str, events: int = 1) -> asyncio.Task[list[Outcome]]:
+    batch = [event(seq=number) for number in range(events)]
+    return asyncio.ensure_future(pool.run(FunctionRef(name, "v", "f"), batch, NOTHING))
+
+
+async def test_an_app_has_at_most_one_instance_in_each_executor(pool: Pool, first: Engine) -> None:
+    key = ("a", "v")
+    await pool.load(key, first, request(BUSY.format(seconds=0.05)), LIMITS)
+    assert await pool.scale(key, 5) == 2
+    assert [lane.apps for lane in pool.lanes] == [1, 1]
+    [one], [two] = await asyncio.gather(call(pool, "a"), call(pool, "a"))
+    assert (ok(one).value, ok(two).value) == (1, 1), "each instance has been called once"
+    assert await pool.scale(key, 1) == 1
+    assert [lane.apps for lane in pool.lanes] == [1, 0]
+    assert await pool.scale(("other", "v"), 3) == 0
+
+
+async def test_an_instance_that_is_called_is_not_taken_away(pool: Pool, first: Engine) -> None:
+    key = ("a", "v")
+    await pool.load(key, first, request(BUSY.format(seconds=0.1)), LIMITS)
+    running = call(pool, "a")
+    await asyncio.sleep(0)
+    assert await pool.scale(key, 0) == 1
+    assert [ok(o).value for o in await running] == [1]
+    assert await pool.scale(key, 0) == 0
+
+
+async def test_an_app_without_instances_is_loaded_once_by_its_next_calls(pool: Pool, first: Engine) -> None:
+    key = ("a", "v")
+    await pool.load(key, first, request(), LIMITS)
+    await pool.scale(key, 0)
+    assert [lane.apps for lane in pool.lanes] == [0, 0]
+    calls = [call(pool, "a") for _ in range(10)]
+    assert [ok(o).value for found in await asyncio.gather(*calls) for o in found] == [0] * 10
+    assert sum(lane.apps for lane in pool.lanes) == 1
+    load = pool.load_of(key)
+    assert load is not None
+    assert (load.instances, load.waiting) == (1, 0)
+    assert load.busy > 0
+
+
+async def test_a_version_that_is_unloaded_while_it_wakes_leaves_nothing(pool: Pool, first: Engine) -> None:
+    key = ("a", "v")
+    await pool.load(key, first, request(), LIMITS)
+    await pool.scale(key, 0)
+    waking = call(pool, "a")
+    await asyncio.sleep(0)
+    await pool.unload(key)
+    with pytest.raises(Unavailable, match="unloaded"):
+        await waking
+    assert [lane.apps for lane in pool.lanes] == [0, 0]
+    assert [lane.tenants for lane in pool.lanes] == [0, 0]
+
+
+async def test_a_shared_engine_gets_another_executor_with_a_second_instance(pool: Pool, second: Engine) -> None:
+    key = ("a", "v")
+    await pool.load(key, second, request(), LIMITS)
+    assert await pool.scale(key, 2) == 2
+    assert engines(pool) == ["python", "python", "other", "other"]
+    await pool.load(("b", "v"), second, request(name="b"), LIMITS)
+    assert engines(pool) == ["python", "python", "other", "other"], "there is room for it"
+    assert await pool.scale(key, 0) == 0
+    assert engines(pool) == ["python", "python", "other"]
+
+
+async def test_stops_are_told_apart(pool: Pool, first: Engine) -> None:
+    recorder = pool._recorder
+    for name in ("a", "b"):
+        await pool.load((name, "v"), first, request(name=name), LIMITS)
+    await pool.scale(("a", "v"), 2)
+    await pool.scale(("a", "v"), 0)
+    await pool.unload(("b", "v"))
+    recorder.invoked("b", [Failure("timeout", ""), Failure("memory", ""), Failure("error", ""), Success()], 5)
+    stats = recorder.snapshot(0)
+    assert stats.apps["a"].stops == Stops(implicit=2)
+    assert stats.apps["b"].stops == Stops(timeout=1, on_demand=1, error=2)
+    assert stats.stops == Stops(timeout=1, on_demand=1, implicit=2, error=2)
+    assert stats.apps["b"].failures == stats.failures == {"timeout": 1, "memory": 1, "error": 1}
+
+
+async def test_an_app_with_a_small_share_is_held_back_and_its_neighbour_is_not(first: Engine) -> None:
+    pool = Pool(first, 1, SystemClock(), Recorder())
+    await pool.start()
+    try:
+        source = request(BUSY.format(seconds=0.02))
+        await pool.load(("greedy", "v"), first, source, Limits(cpu=0.01))
+        await pool.load(("modest", "v"), first, source, LIMITS)
+        greedy = call(pool, "greedy", 100)
+        for _ in range(5):
+            await call(pool, "modest")
+        load = pool.load_of(("greedy", "v"))
+        while load is None or not load.held:
+            await call(pool, "modest")
+            load = pool.load_of(("greedy", "v"))
+        assert not greedy.done()
+        greedy.cancel()
+        modest = pool.load_of(("modest", "v"))
+        assert modest is not None
+        assert modest.held == 0
+    finally:
+        await pool.stop()
