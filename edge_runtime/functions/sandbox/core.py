@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from edge._app import App, AppError
-from edge._context import Context, OutputLimits
+from edge._context import Context
 from edge._event import Event
 from edge._load import Loaded
 from edge._runtime import run
+from edge._terms import Given, OutputLimits, Terms
 from wasmtime import Engine, Func, Linker, Memory, Module, Store, Trap, TrapCode, WasmtimeError
 
 from edge_runtime.errors import EdgeError
@@ -65,7 +66,7 @@ class ModuleInstance:
     def __init__(self, modules: Modules) -> None:
         self._modules = modules
         self._memory = 64 * MIB
-        self._limits = OutputLimits()
+        self._terms = Terms()
         self._file = ""
         self._load_time = 0
         self._live: _Live | None = None
@@ -77,7 +78,8 @@ class ModuleInstance:
     def load(self, source: str, seed: int, load_time: int) -> str:
         """Start the module and let it describe itself; answers the manifest (JSON). Raises `Refusal` or `Stopped`."""
         request = json.loads(source)
-        self._limits = OutputLimits(**request["limits"])
+        grants = tuple(request.get("grants", ()))
+        self._terms = Terms(OutputLimits(**request["limits"]), grants, request.get("data", {}))
         self._file = request["entry"]
         self._load_time = load_time
         random.seed(seed)
@@ -86,19 +88,17 @@ class ModuleInstance:
 
     def run(self, function: str, events: str, given: str, time: int, done: Done) -> None:
         """Run a function over events (a JSON array), each within `time` microseconds. Raises `Stopped`."""
-        states = json.loads(given)["states"] if given else {}
+        provided = Given(**json.loads(given)) if given else Given()
         deadline = ticks(time)
         for fields in json.loads(events):
             if self._live is None:
                 self._live = self._started()
             live = self._live
             live.store.set_epoch_deadline(deadline)
-            outcome = run(live.loaded, function, Event(*fields), self._limits, states)
+            outcome = run(live.loaded, function, Event(*fields), self._terms, provided)
             if live.stopped is not None:
-                stopped = live.stopped
                 self.close()
-                detail = stopped.detail or f"it ran longer than {time // 1000} ms"
-                outcome = json.dumps({**json.loads(outcome), "reason": stopped.reason, "detail": detail})
+                outcome = _restated(outcome, live.stopped, time)
             if not done(outcome):
                 return
 
@@ -110,7 +110,7 @@ class ModuleInstance:
 
     def _started(self) -> _Live:
         """A fresh instance that has described itself."""
-        live = _Live(self._modules, self._memory, self._limits.output)
+        live = _Live(self._modules, self._memory, self._terms.limits.output)
         live.store.set_epoch_deadline(ticks(self._load_time))
         try:
             live.start(self._file)
@@ -118,6 +118,15 @@ class ModuleInstance:
             live.store.close()
             raise
         return live
+
+
+def _restated(outcome: str, stopped: Stopped, time: int) -> str:
+    """The outcome of a call that did not come back: for Python, whose words these are, all ends are exceptions."""
+    fields = json.loads(outcome)
+    if fields["type"] != "failed":
+        return outcome  # it waits for an answer, and is called again with it
+    detail = stopped.detail or f"it ran longer than {time // 1000} ms"
+    return json.dumps({**fields, "reason": stopped.reason, "detail": detail})
 
 
 class _Live:
