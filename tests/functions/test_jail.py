@@ -77,6 +77,19 @@ def test_the_filter_of_either_processor(
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+def test_keepers_may_fork_and_kill_but_reach_nothing(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    program = seccomp.program(keeper=True)
+    x86 = machine == "x86_64"
+    allowed = {"clone": 56 if x86 else 220, "kill": 62 if x86 else 129, "wait4": 61 if x86 else 260}
+    refused = {"openat": 257 if x86 else 56, "socket": 41 if x86 else 198, "connect": 42 if x86 else 203}
+    assert {run(program, number, MACHINES[machine]) for number in allowed.values()} == {ALLOW}
+    assert {run(program, number, MACHINES[machine]) for number in refused.values()} == {REFUSE}
+    assert run(program, 9 if x86 else 222, MACHINES[machine], 7) == REFUSE
+    assert run(program, 59 if x86 else 221, MACHINES[machine]) == KILL
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 def test_the_compiler_may_make_code_and_threads_but_reaches_nothing(
     machine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,8 @@ class Executor:
             if outcome.startswith(_MEMORY_FAILURE):
                 raise Stopped("memory", "")  # what it filled up may still be held by its own globals
 
+        if app.worker is not None and app.worker.astray():
+            app.close()  # between two runs: none of its events is to blame
         try:
             if app.worker is None:
                 self._instantiate(app)

@@ -99,8 +99,8 @@ def _extensions() -> Iterator[str]:
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the modules of the standard library in memory, where they lie compressed: 5 MB, shared by all children."""
 
-    def __init__(self) -> None:
-        self._modules = dict(_library(Path(sysconfig.get_path("stdlib"))))
+    def __init__(self, root: Path | None = None) -> None:
+        self._modules = dict(_library(root or Path(sysconfig.get_path("stdlib"))))
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """The module's spec, where it is one of ours."""

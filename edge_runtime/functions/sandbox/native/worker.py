@@ -36,14 +36,14 @@ _CHUNK = 1 << 18
 Done = Callable[[bytes], None]
 """Takes the outcome of an event."""
 
-_SIGNALS = {
+_SIGNALS: dict[int, str] = {
     signal.SIGSEGV: "it used memory that it does not have, or ran out of stack",
     signal.SIGBUS: "it used memory that is not there",
     signal.SIGABRT: "it aborted",
     signal.SIGFPE: "it made an arithmetic error",
     signal.SIGILL: "it ran a forbidden instruction",
     signal.SIGSYS: "it made a system call that no function may make",
-    signal.SIGKILL: "it was killed, perhaps because the machine's memory is full",
+    signal.SIGKILL: "it was killed because the machine's memory is full, or closed its channel",
 }
 
 _now = time.monotonic_ns
@@ -53,7 +53,7 @@ def fate(status: int) -> str:
     """What has become of a process, in words; `status` is that of waitpid(2)."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return f"the function's interpreter broke: {_SIGNALS.get(signal.Signals(number), f'signal {number}')}"
+        return f"the function's interpreter broke: {_SIGNALS.get(number, f'signal {number}')}"
     return f"the function ended its interpreter (exit status {os.WEXITSTATUS(status)})"
 
 
@@ -99,16 +99,24 @@ class Worker:
         fields = (request.function.encode(), request.events.encode(), request.given.encode())
         end = until + time_limit + _SLACK
         deadline = started + time_limit
+        missing = request.count
         self._ask(pack(RUN, until.to_bytes(8, "big"), room.to_bytes(8, "big"), *fields), deadline)
         while outcome := self._frame(min(deadline, end), request.output + OVERHEAD):
             if room <= 0:
                 raise Stopped("output", "it went on when it was to give way to other apps")
             room -= len(outcome)
+            missing -= 1
             done(outcome)
             deadline = _now() + time_limit
+        if missing and room > 0 and _now() < until:
+            raise Stopped("output", "the function's interpreter ended the run before its events were done")
         if self._buffer:
             raise Stopped("output", "it reported the outcome of no event")
         self._pause()
+
+    def astray(self) -> bool:
+        """Whether it said something that nobody asked for, or has died, since the last request."""
+        return bool(self._poll.poll(0))
 
     def close(self) -> None:
         """End it, whatever it does."""
