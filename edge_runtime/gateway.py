@@ -24,20 +24,21 @@ from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.flows.lineage import Lineage
 from edge_runtime.flows.outbox import Outbox
-from edge_runtime.flows.ports import Target, Unavailable
-from edge_runtime.functions.platform import Checked, FunctionPlatform
+from edge_runtime.flows.ports import Target
+from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.settings import default_limits, limits_by_app, scaling_of
 from edge_runtime.functions.stats import AppStats
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.interface import Usage
-from edge_runtime.journal.records import AppVersion, DeadLetter, Stored
+from edge_runtime.journal.records import DeadLetter, Stored
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite.client import SqliteJournal
 from edge_runtime.manifest import Manifest, OnEvent, Route
 from edge_runtime.planes import backups, instrumentation
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
+from edge_runtime.planes.deployments import Deployments, triggers
 from edge_runtime.planes.lines import line
 from edge_runtime.planes.logs import SECURITY
 from edge_runtime.planes.messages import (
@@ -51,7 +52,6 @@ from edge_runtime.planes.messages import (
     Line,
     Status,
     Storage,
-    TriggerRow,
 )
 from edge_runtime.planes.scaling import AppScaling
 
@@ -72,8 +72,6 @@ class Gateway:
         self.config = config
         self._clock = clock
         self._rng = rng
-        self._manifests: dict[str, tuple[AppVersion, Manifest]] = {}
-        self._deploying = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._stored_events = 0
@@ -81,8 +79,6 @@ class Gateway:
         """Messages refused when something was last stored: more than these mean that nothing can be stored now."""
         self._usage = Usage(0, -1, 0, config.journal.max_size, full=False)
         """How full the journal was when it was last told the time."""
-        self._broken: dict[str, str] = {}
-        """Apps that do not run, and why."""
         self._started = clock.now()
 
     @classmethod
@@ -150,16 +146,16 @@ class Gateway:
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
         self.lineage = Lineage(self.journal, self.flows, lambda runner: isinstance(runner.flow, RouteFlow))
+        self.deployments = Deployments(self.platform, self.flows, self.journal, clock, self._flows_of, tables.apps)
         self.scaling = AppScaling(
             self.flows,
             self.platform,
             clock,
-            lambda: {app: record.version for app, (record, _) in self._manifests.items()},
+            lambda: {app: record.version for app, (record, _) in self.deployments.live.items()},
             lambda app: scaling_of(config, app),
         )
         stack.push_async_callback(self.flows.stop)
-        for app in tables.apps.values():
-            await self._resume(app)
+        await self.deployments.resume()
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
@@ -200,62 +196,7 @@ class Gateway:
 
     async def deploy(self, request: Deploy) -> Deployed:
         """Check an app in the sandbox and, unless only that was asked, put it live; the old one serves until then."""
-        async with self._deploying:
-            checked = await self.platform.check(request.files)
-            manifest = checked.manifest
-            flows = self._flows_of(manifest, checked.version)
-            live = self._manifests.get(manifest.app)
-            running = all(f"{manifest.app}.{trigger.name}" in self.flows.runners for trigger in manifest.triggers)
-            unchanged = live is not None and live[0].version == checked.version and running
-            if not request.check and not unchanged:
-                await self._go_live(checked, flows)
-            return Deployed(
-                manifest.app,
-                checked.version,
-                _triggers(manifest),
-                checked.cold_start_us,
-                live=not request.check,
-                unchanged=unchanged,
-            )
-
-    async def _go_live(self, checked: Checked, flows: list[Flow]) -> None:
-        manifest = checked.manifest
-        await self.platform.store(checked)
-        await self.platform.load(manifest.app, checked.version)
-        record = AppVersion(manifest.app, checked.version, self._clock.now())
-        await self.journal.append([record])
-        for flow in flows:
-            await self.flows.install(flow)
-        # Only now: should one of them have failed, deploying the same version again does the rest.
-        old = self._manifests.get(manifest.app)
-        self._manifests[manifest.app] = (record, manifest)
-        self._broken.pop(manifest.app, None)
-        await self._remove_others(manifest)
-        if old is not None and old[0].version != checked.version:
-            with contextlib.suppress(Unavailable):
-                await self.platform.unload(manifest.app, old[0].version)
-        _log.info("app %s is live in version %s", manifest.app, checked.version)
-
-    async def _remove_others(self, manifest: Manifest) -> None:
-        """What the app has no trigger for any more need not be waited for."""
-        names = {f"{manifest.app}.{trigger.name}" for trigger in manifest.triggers}
-        for name in self.flows.known(manifest.app):
-            if name not in names:
-                await self.flows.remove(name)
-
-    async def _resume(self, app: AppVersion) -> None:
-        try:
-            manifest = await self.platform.load(app.app, app.version)
-            flows = self._flows_of(manifest, app.version)
-        except EdgeError as error:
-            # The other apps run; this one's events wait in the journal until it is deployed again.
-            _log.error("app %s does not run: %s %s", app.app, error, error.hint)
-            self._broken[app.app] = str(error)
-            return
-        self._manifests[app.app] = (app, manifest)
-        for flow in flows:
-            await self.flows.install(flow, resume=True)
-        await self._remove_others(manifest)
+        return await self.deployments.deploy(request)
 
     def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
         return [self._flow(manifest.app, version, trigger) for trigger in manifest.triggers]
@@ -280,20 +221,31 @@ class Gateway:
 
     async def backup(self, to: Path) -> Saved:
         """Back the gateway up into a new folder; commits go on meanwhile."""
-        return await backups.backup(self.journal, self.config.gateway.data, to)
+        with self.deployments.kept_whole():
+            return await backups.backup(self.journal, self.config.gateway.data, to)
 
     def apps(self) -> list[AppRow]:
-        """The live apps."""
+        """All apps: those that run, and those that should."""
         stats = self.platform.stats().apps
-        return [
-            self._app_row(record, manifest, stats.get(record.app, AppStats()))
-            for record, manifest in self._manifests.values()
-        ]
+        return [self._app_row(app, stats.get(app, AppStats())) for app in self.deployments.names()]
 
-    def _app_row(self, record: AppVersion, manifest: Manifest, stats: AppStats) -> AppRow:
-        load = self.platform.load_of(record.app, record.version)
+    def _app_row(self, app: str, stats: AppStats) -> AppRow:
+        record, manifest = self.deployments.live.get(app, (self.deployments.record(app), None))
+        load = self.platform.load_of(app, record.version)
         instances, held = (load.instances, load.held) if load is not None else (0, 0)
-        return AppRow(record.app, record.version, record.time, _triggers(manifest), instances, stats, held)
+        rows = [row for row in self.control.rows() if row.flow.startswith(f"{app}.")]
+        broken = {name: why for name, why in self.deployments.broken.items() if name == app}
+        return AppRow(
+            app,
+            record.version,
+            record.time,
+            triggers(manifest) if manifest is not None else [],
+            instances,
+            stats,
+            held,
+            health=instrumentation.health(True, rows, broken).words,
+            earlier=record.earlier[0][0] if record.earlier else "",
+        )
 
     # Devices
 
@@ -332,7 +284,7 @@ class Gateway:
         return self._health(self.control.rows())
 
     def _health(self, rows: Sequence[FlowRow]) -> Health:
-        return instrumentation.health(self.door.counters.refused <= self._refused, rows, self._broken)
+        return instrumentation.health(self.door.counters.refused <= self._refused, rows, self.deployments.broken)
 
     def status(self) -> Status:
         """The gateway at a glance."""
@@ -407,10 +359,3 @@ def _held(data: Path) -> Iterator[None]:
                 f"a gateway is running on {data} already", hint="Stop it first, or name another gateway.data."
             ) from None
         yield
-
-
-def _triggers(manifest: Manifest) -> list[TriggerRow]:
-    return [
-        TriggerRow(t.name, "route" if isinstance(t, Route) else "on", t.kind, t.where, getattr(t, "to", ""))
-        for t in manifest.triggers
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from edge_runtime.functions.sandbox.protocol import Loaded
 from edge_runtime.functions.settings import probable_name
 from edge_runtime.functions.sources import check_files, read_files
 from edge_runtime.functions.stats import FunctionStats, Recorder
-from edge_runtime.functions.versions import AppFiles, Versions
+from edge_runtime.functions.versions import AppFiles, StoredVersion, Versions
 from edge_runtime.manifest import FunctionRef, Manifest, Route
 
 STOCK = 2
@@ -221,6 +221,14 @@ class FunctionPlatform:
         except LoadFailed as failure:
             raise _explained(failure, content) from None
         return manifest if loaded is None else _manifest(loaded, content.entry)
+
+    async def stored(self, app: str) -> list[StoredVersion]:
+        """The versions of an app that are kept, the newest first."""
+        return await asyncio.to_thread(self._versions.stored, app)
+
+    async def prune(self, app: str, keep: Collection[str]) -> None:
+        """Remove old versions of an app, but none in `keep`."""
+        await asyncio.to_thread(self._versions.prune, app, keep)
 
     async def unload(self, app: str, version: str) -> None:
         """Let a version go; it stays stored."""

@@ -187,6 +187,8 @@ class AppVersion(msgspec.Struct, frozen=True, array_like=True, tag="app"):
     app: str
     version: str
     time: int
+    earlier: list[tuple[str, int]] = []
+    """What a rollback goes back to: versions that were live before, and since when, the newest first."""
 
 
 Record = (

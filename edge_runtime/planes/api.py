@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.planes import api_flows, api_operations
+from edge_runtime.planes import api_apps, api_flows, api_operations
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
 from edge_runtime.planes.messages import AddDevice, Backup, Deploy
@@ -83,6 +83,7 @@ def application(house: House) -> Starlette:
             Route("/apps/{app}/alert", guarded(alert), methods=["POST"]),
             Route("/backup", guarded(backup), methods=["POST"]),
             Route("/tail", guarded(tail)),
+            *api_apps.routes(house.deployments),
             *api_flows.routes(house.control),
             *api_operations.routes(house.letters, house.lineage, house.control),
         ]

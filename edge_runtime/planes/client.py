@@ -22,6 +22,7 @@ from edge_runtime.planes.api_flows import Limit, Release, Scale
 from edge_runtime.planes.api_operations import TraceRequest, Which
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
+from edge_runtime.planes.deployments import Rollback, VersionRow
 from edge_runtime.planes.messages import (
     AddDevice,
     AppRow,
@@ -156,6 +157,14 @@ class Client:
     def deploy(self, files: dict[str, bytes], *, check: bool = False) -> Deployed:
         """Put an app live, or only check it. `files` are by their path in the app."""
         return self._ask("POST", "/apps", Deployed, Deploy(files, check))
+
+    def rollback(self, app: str, to: str = "") -> Deployed:
+        """Put an earlier version of an app live; without `to` the one before."""
+        return self._ask("POST", f"/apps/{quote(app, safe='')}/rollback", Deployed, Rollback(to))
+
+    def versions(self, app: str) -> list[VersionRow]:
+        """The stored versions of an app."""
+        return self._ask("GET", f"/apps/{quote(app, safe='')}/versions", list[VersionRow])
 
     def backup(self, to: Path) -> Saved:
         """Back the gateway up into a new folder (an absolute path, written by the gateway)."""

@@ -10,6 +10,7 @@ from edge_runtime.flows.deadletters import DeadLetters
 from edge_runtime.flows.lineage import Lineage
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
+from edge_runtime.planes.deployments import Deployments
 from edge_runtime.planes.messages import AppRow, Deploy, Deployed, DeviceKey, DeviceRow, Health, Line, Status
 from edge_runtime.planes.scaling import AppScaling
 
@@ -17,6 +18,8 @@ from edge_runtime.planes.scaling import AppScaling
 class House(Protocol):
     """Everything that can be asked of a running gateway. Errors are `EdgeError`s."""
 
+    deployments: Deployments
+    """Apps and their versions."""
     control: FlowControl
     """Verbs on flows."""
     scaling: AppScaling

@@ -91,6 +91,11 @@ class AppRow(msgspec.Struct):
     held_us: int
     """How long its live version was held back, because it was beyond its share of the processor."""
 
+    health: str = "ok"
+    """What is wrong with it, in words; `ok` for nothing."""
+    earlier: str = ""
+    """The version that a rollback would put live; empty for none."""
+
 
 class RouteCounts(msgspec.Struct):
     """What a bridge route has done since its app went live."""

@@ -1,0 +1,243 @@
+"""Apps and their versions on a real gateway: deploys, rollbacks, and what is kept in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edge_runtime.errors import DeployError, EdgeError, NotFound
+from edge_runtime.functions.sandbox import build
+from edge_runtime.functions.versions import KEPT
+from edge_runtime.planes.api import MAX_DEPLOY, application
+from edge_runtime.planes.deployments import Rollback
+from edge_runtime.planes.messages import Deploy
+from tests.ingress.mqtt_house import event_packet
+from tests.integration.test_gateway import Site
+
+MAIN = """
+from edge import App
+from answers import order
+app = App("folder")
+
+@app.on("climate")
+def answer(event, ctx):
+    order(event, ctx)
+"""
+
+
+def folder(name: str = "fan", more: str = "") -> dict[str, bytes]:
+    """An app that orders `name`."""
+    answers = f"def order(event, ctx):\n    ctx.command(event.device, '{name}', event.data)\n"
+    return {"main.py": (MAIN + more).encode(), "answers.py": answers.encode(), "table.json": b"{}"}
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(tmp_path)
+    await site.start()
+    yield site
+    await site.stop()
+
+
+async def put(site: Site, files: dict[str, bytes]) -> str:
+    return (await site.gateway.deploy(Deploy(files))).version
+
+
+async def back(site: Site, to: str = "") -> str:
+    return (await site.gateway.deployments.rollback("folder", Rollback(to))).version
+
+
+async def test_a_rollback_puts_the_version_before_live_while_events_flow(site: Site) -> None:
+    first = await put(site, folder("fan"))
+    second = await put(site, folder("valve"))
+    device = await site.device("d")
+    for seq in range(30):
+        device.send(event_packet(seq, {"n": seq}))
+        await device.receive()
+        if seq == 15:
+            assert await back(site) == first
+    commands = await site.until("command", lambda found: len(found) >= 30)
+    assert [line.data["n"] for line in commands] == list(range(30)), "in order, none missing, none doubled"
+    names = [line.name for line in commands]
+    assert names == sorted(names, reverse=True), "the new version first, then the old one again"
+    assert set(names) == {"fan", "valve"}
+    [row] = site.gateway.apps()
+    assert row.version == first
+    assert second != first
+
+
+async def test_rollbacks_go_further_back_and_forth_by_name(site: Site) -> None:
+    made = [await put(site, folder(name)) for name in ("a", "b", "c")]
+    assert [await back(site), await back(site)] == [made[1], made[0]]
+    with pytest.raises(EdgeError, match=f"no version of 'folder' was live before {made[0]}") as raised:
+        await back(site)
+    assert "edge apps versions folder" in raised.value.hint
+    assert await back(site, made[2]) == made[2]
+    assert await back(site) == made[0], "which was live before"
+    unchanged = await site.gateway.deployments.rollback("folder", Rollback(made[0]))
+    assert unchanged.unchanged
+    rows = {row.version: row for row in await site.gateway.deployments.versions("folder")}
+    assert {version: row.state for version, row in rows.items()} == {made[0]: "live", made[1]: "", made[2]: ""}
+    assert rows[made[0]].since is not None
+    await put(site, folder("c"))
+    rows = {row.version: row for row in await site.gateway.deployments.versions("folder")}
+    assert {version: row.state for version, row in rows.items()} == {made[0]: "rollback", made[1]: "", made[2]: "live"}
+
+
+async def test_the_way_back_survives_a_restart(site: Site) -> None:
+    first, second = await put(site, folder("a")), await put(site, folder("b"))
+    await site.gateway.stop()
+    await site.start()
+    assert [row.version for row in site.gateway.apps()] == [second]
+    assert await back(site) == first
+
+
+async def test_what_there_is_not_is_said(site: Site) -> None:
+    version = await put(site, folder())
+    with pytest.raises(NotFound, match="no app 'foldre'") as raised:
+        await site.gateway.deployments.rollback("foldre", Rollback())
+    assert "'folder'" in raised.value.hint
+    for wrong in ("0123456789ab", "../../etc", "x"):
+        with pytest.raises(NotFound, match="there is no version") as raised:
+            await back(site, wrong)
+        assert version in raised.value.hint
+    with pytest.raises(NotFound):
+        await site.gateway.deployments.versions("..")
+    assert [row.version for row in site.gateway.apps()] == [version]
+
+
+MORE = """
+@app.on("climate", start="earliest")
+def second(event, ctx):
+    ctx.emit("seen", event.data)
+"""
+
+
+async def test_a_trigger_that_a_rollback_brings_back_goes_on_where_it_stood(site: Site) -> None:
+    await put(site, folder(more=MORE))
+    device = await site.device("d")
+    for seq in range(3):
+        device.send(event_packet(seq, {"n": seq}))
+        await device.receive()
+    await site.until("event", lambda found: sum(line.name == "seen" for line in found) == 3)
+    await put(site, folder())
+    assert "folder.second" not in site.gateway.flows.runners
+    for seq in range(3, 6):
+        device.send(event_packet(seq, {"n": seq}))
+        await device.receive()
+    await site.until("command", lambda found: len(found) == 6)
+    assert sum(line.name == "seen" for line in await site.lines("event")) == 3, "nobody listens"
+    await back(site)
+    seen = [line for line in await site.until("event", lambda found: len(found) == 12) if line.name == "seen"]
+    assert [line.data["n"] for line in seen] == list(range(6)), "what came meanwhile, too, and nothing twice"
+    state = site.gateway.flows.runners["folder.second"].state
+    assert (state.epoch, state.removed) == (0, 0)
+
+
+async def test_a_version_that_does_not_run_any_more_can_be_left(site: Site) -> None:
+    first, second = await put(site, folder("a")), await put(site, folder("b"))
+    await site.gateway.stop()
+    (site.folder / "data/apps/folder" / second / "files/main.py").write_text("changed")
+    await site.start()
+    assert site.gateway.apps()[0].health != "ok"
+    assert "not those that were deployed" in site.gateway.health().words
+    assert await back(site) == first
+    assert site.gateway.health().words == "ok"
+    assert site.gateway.apps()[0].health == "ok"
+    with pytest.raises(EdgeError, match="not those that were deployed"):
+        await back(site, second)
+    assert [row.version for row in site.gateway.apps()] == [first]
+
+
+async def test_a_rollback_that_cannot_be_changes_nothing(tmp_path: Path) -> None:
+    target = '[targets.cloud]\ntype = "http-cloudevents"\nurl = "http://127.0.0.1:9/"\n'
+    site = Site(tmp_path, target)
+    await site.start()
+    route = '\n@app.route("climate", to="cloud")\ndef shape(event):\n    return event.data\n'
+    routed, plain = await put(site, folder(more=route)), await put(site, folder())
+    await site.gateway.stop()
+    site = Site(tmp_path)
+    await site.start()
+    with pytest.raises(DeployError, match="no target 'cloud'"):
+        await back(site)
+    assert [row.version for row in site.gateway.apps()] == [plain]
+    assert site.gateway.platform.load_of("folder", routed) is None, "and it takes no room"
+    device = await site.device("d")
+    device.send(event_packet(0, {"n": 1}))
+    await site.until("command", lambda found: len(found) == 1)
+    await site.stop()
+
+
+async def test_a_version_from_before_an_upgrade_runs_on_the_new_sandbox(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name was made with the sandbox of that time, and stays its name."""
+    first = await put(site, folder("a"))
+    await put(site, folder("b"))
+    await site.gateway.stop()
+    (compiled,) = {site.gateway.platform.report().compiled}
+    now = build.guest_version()
+    monkeypatch.setattr("edge_runtime.functions.sandbox.compile.compiled", lambda *_: Path(compiled))
+    monkeypatch.setattr("edge_runtime.functions.sandbox.build.built", lambda *_: Path(compiled))
+    monkeypatch.setattr("edge_runtime.functions.sandbox.build.guest_version", lambda: now[::-1])
+    await site.start()
+    assert site.gateway.platform.report().guest == now[::-1]
+    assert await back(site) == first
+    device = await site.device("d")
+    device.send(event_packet(0, {"n": 1}))
+    [command] = await site.until("command", lambda found: len(found) == 1)
+    assert command.name == "a"
+    assert await put(site, folder("a")) != first, "the same files with another sandbox are another version"
+
+
+async def test_the_newest_versions_are_kept_and_the_live_one_is(site: Site) -> None:
+    made = [await put(site, folder(f"v{number}")) for number in range(KEPT + 2)]
+    kept = [row.version for row in await site.gateway.deployments.versions("folder")]
+    assert kept == made[:1:-1]
+    with pytest.raises(NotFound):
+        await back(site, made[0])
+    for _ in range(KEPT - 1):
+        await back(site)
+    assert site.gateway.apps()[0].version == made[2], "the oldest that is kept"
+    with pytest.raises(NotFound):
+        await back(site)
+    new = [await put(site, folder(f"w{number}")) for number in range(KEPT + 1)]
+    await put(site, folder(f"w{KEPT}"))
+    assert [row.version for row in await site.gateway.deployments.versions("folder")] == new[:0:-1]
+
+
+async def test_a_request_with_a_path_that_leaves_the_app_writes_nothing(site: Site) -> None:
+    transport = httpx.ASGITransport(application(site.gateway))
+    before = sorted(path for path in site.folder.rglob("*") if "journal" not in path.name)
+    async with httpx.AsyncClient(transport=transport, base_url="http://edge") as api:
+        for path in ("../evil.py", "/tmp/evil.py", "lib/../../evil.py", "a\\b.py", "a\0.py", ".packages/../../x.py"):
+            answer = await api.post("/apps", json={"files": {"main.py": "", path: "eA=="}})
+            assert answer.status_code == 400
+            assert "the app's file" in answer.json()["error"]
+        answer = await api.post("/apps", json={"files": {"main.py": "no base64!"}})
+        assert answer.status_code == 400
+        assert "Invalid base64" in answer.json()["error"]
+    assert sorted(path for path in site.folder.rglob("*") if "journal" not in path.name) == before
+
+
+async def test_a_request_of_a_gigabyte_is_refused_before_it_is_read(site: Site) -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1 << 20
+            yield bytes(1 << 20)
+            await asyncio.sleep(0)
+
+    transport = httpx.ASGITransport(application(site.gateway))
+    async with httpx.AsyncClient(transport=transport, base_url="http://edge") as api:
+        announced = await api.post("/apps", content=b"{}", headers={"content-length": str(1 << 30)})
+        assert (announced.status_code, announced.json()["error"]) == (400, "the request is larger than 12 MiB")
+        endless = await api.post("/apps", content=body())
+        assert (endless.status_code, endless.json()["error"]) == (400, "the request is larger than 12 MiB")
+    assert read <= MAX_DEPLOY + (2 << 20)
