@@ -50,6 +50,7 @@ def live(guest: Guest, channel: int, parent: int, confinement: jail.Confinement)
         os.dup2(channel, CHANNEL)
         report = _confine(parent, confinement)
         _reseed()
+        guest.rehearse()
         _send(msgspec.msgpack.encode(report))
         _serve(guest)
     except BaseException:  # whoever watches says what has become of us; a traceback would reach nobody

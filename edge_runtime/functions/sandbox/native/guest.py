@@ -27,9 +27,14 @@ class Err(Exception):
 class Guest:
     """The guest's two functions. Until `on_done` is set it may report nothing."""
 
-    def __init__(self, world: Any, host: ModuleType) -> None:
-        self._world = world
+    def __init__(self, main: Any, host: ModuleType) -> None:
+        self._world = main.WitWorld()
+        self._rehearse = main._rehearse
         self._host = host
+
+    def rehearse(self) -> None:
+        """Do once what every app does: in a new process that copies the pages that it takes, before there is hurry."""
+        self._rehearse()
 
     def on_done(self, done: Callable[[str], bool]) -> None:
         """From here on outcomes go to `done`, which answers whether to go on."""
@@ -60,7 +65,7 @@ def prepare(modules: Sequence[str], folders: Sequence[str]) -> Guest:
     _module("stdlib", Finder=library.Finder)
     sys.path.insert(0, str(SOURCES))
     main = importlib.import_module("main")
-    return Guest(main.WitWorld(), host)
+    return Guest(main, host)
 
 
 def _module(name: str, **content: object) -> ModuleType:
