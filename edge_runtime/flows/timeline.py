@@ -9,6 +9,7 @@ from edge_runtime.events import Event
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import (
     AppVersion,
+    ClockSet,
     Command,
     CommandEnd,
     DeadLetter,
@@ -21,6 +22,9 @@ from edge_runtime.journal.records import (
     Retry,
     StateChange,
     Stored,
+    Timer,
+    TimerCancelled,
+    TimerFired,
     Trimmed,
 )
 
@@ -37,7 +41,7 @@ def moment(record: Record) -> int | None:
             return record.created
         case CommandEnd() | DeadLetter() | Retry() | Dropped() | Trimmed() | Gap() | AppVersion():
             return record.time
-        case FlowState() | Progress() | StateChange():
+        case FlowState() | Progress() | StateChange() | Timer() | TimerFired() | TimerCancelled() | ClockSet():
             return None
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Progress, Record, State, Stored
+from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Progress, Record, State, Stored, Timer
 
 
 class Placed(Enum):
@@ -43,6 +43,10 @@ class Tables(msgspec.Struct):
     """Commands without an end, oldest first."""
     stateful: set[str] = set()
     """The flows that keep something, or once did."""
+    timers: list[Timer] = []
+    """Events that are to come, oldest first."""
+    ticks: dict[str, int] = {}
+    """Of flows with a schedule: where the newest event of it stands."""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):

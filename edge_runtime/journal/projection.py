@@ -17,6 +17,7 @@ from edge_runtime.journal import seen
 from edge_runtime.journal.interface import Placed, Tables
 from edge_runtime.journal.records import (
     AppVersion,
+    ClockSet,
     Command,
     CommandEnd,
     DeadLetter,
@@ -27,9 +28,13 @@ from edge_runtime.journal.records import (
     Progress,
     Record,
     StateChange,
+    Timer,
+    TimerCancelled,
+    TimerFired,
     Trimmed,
 )
 from edge_runtime.journal.retention import lifted
+from edge_runtime.journal.timers import Pending, Placing
 
 BootKey = tuple[str, bytes]
 StateKey = tuple[str, str]
@@ -54,6 +59,7 @@ class Projection:
         self.devices: dict[str, Device] = {}
         self.apps: dict[str, AppVersion] = {}
         self.outbox: dict[bytes, Command] = {}
+        self.pending = Pending()
         self.boots: dict[BootKey, seen.Intervals] = {}
         """Intervals of the boots at hand; a journal with a disk keeps the rest there."""
         self.dirty: set[BootKey] = set()
@@ -76,6 +82,8 @@ class Projection:
             dict(self.apps),
             list(self.outbox.values()),
             set(self.stateful),
+            list(self.pending.timers.values()),
+            dict(self.pending.ticks),
         )
 
     def check(self, flow: str, generation: int) -> None:
@@ -94,6 +102,7 @@ class Projection:
         stored: list[Record] = []
         fresh = self._fresh = {}
         ended: set[bytes] = set()
+        timers = Placing(self.pending)
         for record in records:
             verdict = Placed.STORED
             if type(record) is Event and record.origin is None:
@@ -108,6 +117,10 @@ class Projection:
                 if record.command not in self.outbox or record.command in ended:
                     verdict = Placed.DUPLICATE
                 ended.add(record.command)
+            elif isinstance(record, Timer | TimerFired | TimerCancelled):
+                verdict = Placed.STORED if timers.place(record) else Placed.DUPLICATE
+            if timers.void and type(record) is Event and record.id in timers.void:
+                verdict = Placed.DUPLICATE
             placed.append(verdict)
             if verdict is Placed.STORED:
                 stored.append(record)
@@ -140,6 +153,9 @@ class Projection:
                 self.states.setdefault((record.flow, record.key), {}).update(record.entries)
             case FlowState():
                 self.flows[record.flow] = record
+                self.pending.apply(record, self.head)
+            case Timer() | TimerFired() | TimerCancelled() | ClockSet():
+                self.pending.apply(record, self.head)
             case Trimmed():
                 self.first = max(self.first, record.upto + 1)
             case Gap() if record.flow in self.flows:

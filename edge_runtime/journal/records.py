@@ -155,6 +155,51 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
     """The partition keys that are held back behind the rest, and where they stand."""
 
 
+class Timer(msgspec.Struct, frozen=True, array_like=True, tag="timer"):
+    """An event that is to come. One with a key takes the place of the pending one of its flow, device and key."""
+
+    flow: str
+    event: Event
+    """As it will be; `time` and `received` are filled in when it comes."""
+    set: int
+    """When this was asked for, by the gateway's clock."""
+    after: int
+    """Microseconds of running time that it is to wait."""
+    key: str = ""
+    at: int = -1
+    """The offset of the event that has caused it; -1 where there is none."""
+    moment: int = 0
+    """Where it is not 0: it comes at this moment of the wall clock, whatever `after` says."""
+    repeats: str = ""
+    """The schedule that it belongs to, where it is a tick of one."""
+
+    @property
+    def id(self) -> str:
+        """That of the event to come."""
+        return self.event.id
+
+
+class TimerFired(msgspec.Struct, frozen=True, array_like=True, tag="timer-fired"):
+    """A timer has ended; its event stands right behind this record."""
+
+    timer: str
+
+
+class TimerCancelled(msgspec.Struct, frozen=True, array_like=True, tag="timer-cancelled"):
+    """Whatever was pending under this key is not wanted any more."""
+
+    flow: str
+    device: str
+    key: str
+
+
+class ClockSet(msgspec.Struct, frozen=True, array_like=True, tag="clock"):
+    """The wall clock was set while the gateway ran: where it would have said `before`, it says `after`."""
+
+    before: int
+    after: int
+
+
 class Trimmed(msgspec.Struct, frozen=True, array_like=True, tag="trimmed"):
     """Retention has removed every record up to and including `upto`."""
 
@@ -201,6 +246,10 @@ Record = (
     | FlowState
     | Progress
     | StateChange
+    | Timer
+    | TimerFired
+    | TimerCancelled
+    | ClockSet
     | Trimmed
     | Gap
     | Device

@@ -6,6 +6,7 @@ from edge_runtime.events import Event
 from edge_runtime.flows.lineage import ENDS
 from edge_runtime.journal.records import (
     AppVersion,
+    ClockSet,
     Command,
     CommandEnd,
     DeadLetter,
@@ -17,6 +18,9 @@ from edge_runtime.journal.records import (
     Retry,
     StateChange,
     Stored,
+    Timer,
+    TimerCancelled,
+    TimerFired,
     Trimmed,
 )
 from edge_runtime.planes.messages import Line
@@ -48,5 +52,10 @@ def line(stored: Stored) -> Line | None:
             return Line(offset, "retry", r.time, r.event.device, r.event.id, r.flow, {"dead_letter": r.letter})
         case Dropped() as d:
             return Line(offset, "dropped", d.time, "", "", "", {"dead_letter": d.letter})
+        case Timer() as t if t.event.origin is not None:
+            data = {"after": t.after, "key": t.key, "data": t.event.data}
+            return Line(offset, "deferred", t.set, t.event.device, t.id, t.event.kind, data, t.event.origin.cause)
         case FlowState() | Progress() | StateChange() | Trimmed():
+            return None
+        case Timer() | TimerFired() | TimerCancelled() | ClockSet():
             return None

@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from edge_runtime.clock import TRUSTED_AFTER
 from edge_runtime.errors import StaleGeneration, StorageError
 from edge_runtime.events import Event, Origin
 from edge_runtime.journal.interface import Journal, Placed
 from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import (
     AppVersion,
+    ClockSet,
     Command,
     CommandEnd,
     DeadLetter,
@@ -22,8 +25,12 @@ from edge_runtime.journal.records import (
     Entry,
     FlowState,
     Progress,
+    Record,
     StateChange,
     Stored,
+    Timer,
+    TimerCancelled,
+    TimerFired,
 )
 from edge_runtime.journal.sqlite.client import SqliteJournal
 
@@ -261,3 +268,85 @@ async def test_the_keys_of_which_something_is_kept_come_in_order_and_in_pages(ho
         assert len(page) <= 4
         found += page
     assert found == [name for name in names if name not in ("gh-000", "gh-003")]
+
+
+# Events that are to come
+
+
+def timer(number: int, *, key: str = "", device: str = "gh-1", epoch: int = 0, at: int = -1) -> Timer:
+    origin = Origin("app.f", epoch, f"cause-{number}", 0)
+    return Timer("app.f", Event(device, b"", 0, "later", 0, 0, {"n": number}, 1, origin), 1_000, 60, key, at)
+
+
+def fired(timer: Timer) -> list[Record]:
+    return [TimerFired(timer.id), timer.event]
+
+
+async def pending(house: Restartable) -> list[list[int]]:
+    """The pending timers' numbers: as it is, and after a restart."""
+    return [[timer.event.data["n"] for timer in (await journal.tables()).timers] async for journal in house.lives()]
+
+
+async def test_timers_wait_until_they_are_fired_and_fire_once(house: Restartable) -> None:
+    first, second = timer(1), timer(2)
+    await house.journal.append([first, second])
+    assert (await house.journal.append(fired(first))).placed == [Placed.STORED] * 2
+    assert (await house.journal.append(fired(first))).placed == [Placed.DUPLICATE] * 2
+    assert await pending(house) == [[2], [2]]
+    assert (await house.journal.append(fired(first))).placed == [Placed.DUPLICATE] * 2
+    assert [s.record for s in await everything(house.journal)] == [first, second, *fired(first)]
+
+
+async def test_fired_in_one_group_it_fires_once_too(house: Restartable) -> None:
+    one = timer(1)
+    await house.journal.append([one])
+    both = await asyncio.gather(house.journal.append(fired(one)), house.journal.append(fired(one)))
+    assert [appended.placed[1] for appended in both] == [Placed.STORED, Placed.DUPLICATE]
+
+
+async def test_a_timer_with_a_key_takes_the_place_of_the_older_one(house: Restartable) -> None:
+    old, new = timer(1, key="gone"), timer(2, key="gone")
+    await house.journal.append([old, timer(3, key="gone", device="gh-2"), timer(4, key="other"), timer(5)])
+    both = await asyncio.gather(house.journal.append([new]), house.journal.append(fired(old)))
+    assert both[1].placed == [Placed.DUPLICATE] * 2, "it was replaced before"
+    assert await pending(house) == [[3, 4, 5, 2]] * 2
+
+
+async def test_a_cancelled_timer_never_fires(house: Restartable) -> None:
+    one, two = timer(1, key="gone"), timer(2, key="gone", device="gh-2")
+    await house.journal.append([one, two])
+    await house.journal.append([TimerCancelled("app.f", "gh-1", "gone"), TimerCancelled("app.f", "gh-1", "unknown")])
+    assert (await house.journal.append(fired(one))).placed == [Placed.DUPLICATE] * 2
+    assert await pending(house) == [[2], [2]]
+
+
+async def test_a_rewind_voids_timers_of_events_that_are_taken_again(house: Restartable) -> None:
+    await house.journal.append([FlowState("app.f", 1, 0, -1)])
+    await house.journal.append([timer(1, at=3), timer(2, at=4), timer(3), timer(4, at=9, key="k")])
+    await house.journal.append([FlowState("app.f", 2, 0, 9, paused=True), FlowState("app.g", 1, 1, 3, again_after=3)])
+    assert [t.event.data["n"] for t in (await house.journal.tables()).timers] == [1, 2, 3, 4]
+    await house.journal.append([FlowState("app.f", 3, 1, 3, again_after=3, again_until=9)])
+    assert await pending(house) == [[1, 3], [1, 3]]
+
+
+async def test_what_an_old_clock_has_dated_is_dated_anew_when_the_clock_is_set(house: Restartable) -> None:
+    wrong, right = 5_000_000, TRUSTED_AFTER + 10**15
+    unset = msgspec.structs.replace(timer(1), set=wrong - 1_000)
+    known = msgspec.structs.replace(timer(2), set=right - 7)
+    moment = msgspec.structs.replace(timer(3), set=wrong - 1_000, moment=right)
+    await house.journal.append([unset, known, moment, ClockSet(wrong, right)])
+    async for journal in house.lives():
+        assert [t.set for t in (await journal.tables()).timers] == [right - 1_000, right - 7, wrong - 1_000]
+    await house.journal.append([ClockSet(right, right - 10**14)])
+    assert [t.set for t in (await house.journal.tables()).timers][:2] == [right - 10**14 - 1_000, right - 10**14 - 7]
+
+
+async def test_the_newest_tick_of_a_schedule_is_known(house: Restartable) -> None:
+    event = Event("gateway", BOOT, 0, "$schedule.app.f", 0, 0, {})
+    tick = Timer("app.f", event, 1_000, 60, "$schedule", repeats="every 60")
+    following = msgspec.structs.replace(tick, event=msgspec.structs.replace(event, seq=1))
+    await house.journal.append([tick])
+    await house.journal.append([*fired(tick), following])
+    async for journal in house.lives():
+        tables = await journal.tables()
+        assert (tables.ticks, tables.timers) == ({"app.f": 2}, [following])

@@ -21,6 +21,7 @@ from edge_runtime.journal.sqlite import states
 from edge_runtime.journal.sqlite.backup import publish
 from edge_runtime.journal.sqlite.database import open_database, pragma, reading
 from edge_runtime.journal.sqlite.rows import checked, encode
+from edge_runtime.journal.timers import Pending
 
 MAX_PROBES = 200_000
 """How often the far side of an unreadable stretch is looked for before the rest of it is given up."""
@@ -248,6 +249,7 @@ def _copied(
     if scan.tables is not None:
         tables = scan.tables
         projection.stateful = tables.stateful
+        projection.pending = Pending(tables.timers, tables.ticks)
         projection.flows, projection.devices, projection.apps = tables.flows, tables.devices, tables.apps
         projection.outbox = {command.id: command for command in tables.outbox}
     snapshot_head = scan.head if scan.tables is not None else -1

@@ -28,6 +28,7 @@ from edge_runtime.journal.sqlite.keeper import SLICE_BYTES, Keeper
 from edge_runtime.journal.sqlite.messages import BackedUp, Done, Op
 from edge_runtime.journal.sqlite.reserve import Reserve
 from edge_runtime.journal.sqlite.rows import checked, damaged, encode, verify
+from edge_runtime.journal.timers import Pending
 
 SNAPSHOT_EVERY = 4096
 SNAPSHOT_BYTES = 4 << 20
@@ -108,6 +109,7 @@ class Store:
             projection.flows, projection.devices, projection.apps = tables.flows, tables.devices, tables.apps
             projection.outbox = {command.id: command for command in tables.outbox}
             projection.stateful = tables.stateful
+            projection.pending = Pending(tables.timers, tables.ticks)
             self._warm_up(row[0])
         projection.head = self._snapshot_head
         marked = keeper.marked_head
@@ -195,8 +197,9 @@ class Store:
         blob = encode(records)
         head = self.head
         keeper = self._keeper
-        # A snapshot writes the whole outbox: the larger that is, the more rarely, so that a record's share stays small.
-        every = max(SNAPSHOT_EVERY, 4 * len(self._projection.outbox))
+        # A snapshot writes all commands and timers: the more there are, the more rarely, so that a record's share
+        # stays small.
+        every = max(SNAPSHOT_EVERY, 4 * (len(self._projection.outbox) + len(self._projection.pending.timers)))
         due = head - self._snapshot_head >= every or (
             keeper.total - self._snapshot_bytes >= SNAPSHOT_BYTES and every == SNAPSHOT_EVERY
         )
