@@ -13,7 +13,7 @@ from edge_runtime import expr
 from edge_runtime.clock import Clock
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
-from edge_runtime.flows.ports import Failure, Invoker, Outcome, Rejected, Target, Unavailable
+from edge_runtime.flows.ports import Failure, Invoker, Outcome, Rejected, Success, Target, Unanswered, Unavailable
 from edge_runtime.journal.records import DeadLetter
 from edge_runtime.manifest import FunctionRef, Route
 
@@ -45,7 +45,7 @@ class Counters(msgspec.Struct):
 class _Line(msgspec.Struct):
     """What is still to be dealt with of one device, in order."""
 
-    events: deque[tuple[Event, Outcome | None]] = msgspec.field(default_factory=deque)
+    events: deque[tuple[Event, Success | Failure | None]] = msgspec.field(default_factory=deque)
     """With what the function made of each; None for those that were dealt with before."""
     blocked: bool = False
     """An event has failed in a way that it may be tried again, or held: nothing behind it may be sent before that."""
@@ -117,7 +117,7 @@ class RouteFlow:
     async def _shape(self, events: Sequence[Event], epoch: int) -> deque[_Line]:
         """What is to be sent, by device and in order. What needs no sending is settled as far as that goes."""
         fresh = [event for event in events if (epoch, event.id) not in self._outcomes]
-        outcomes = iter(await self._invoker.invoke(self._function, fresh) if fresh else [])
+        outcomes = map(_final, await self._invoker.invoke(self._function, fresh) if fresh else [])
         lines: dict[str, _Line] = {}
         for event in events:
             known = (epoch, event.id) in self._outcomes
@@ -199,6 +199,11 @@ class RouteFlow:
         for memory in (self._outcomes, self._attempts):
             while len(memory) > MEMORY:
                 del memory[next(iter(memory))]  # the oldest
+
+
+def _final(outcome: Outcome) -> Success | Failure:
+    """A route makes no requests of its own: one that tries has failed."""
+    return Failure("error", "a route cannot make requests") if isinstance(outcome, Unanswered) else outcome
 
 
 def _retryable(letter: DeadLetter) -> bool:

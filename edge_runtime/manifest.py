@@ -38,6 +38,8 @@ class Manifest(msgspec.Struct, frozen=True):
 
     app: str
     triggers: list[OnEvent | Route]
+    grants: list[str] = []
+    """What it asks for beyond its own events (`edge_runtime/grants.py`)."""
 
 
 class FunctionRef(msgspec.Struct, frozen=True):

@@ -1,7 +1,8 @@
-"""A function bound to a kind of event, as a flow: its commands and emitted events are the effects."""
+"""A function bound to a kind of event, as a flow: its commands, emitted events and changes of state are the effects."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,12 +10,34 @@ from typing import Any
 from edge_runtime.clock import Clock
 from edge_runtime.events import MAX_HOPS, Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
-from edge_runtime.flows.ports import Emit, Failure, Given, Invoker, Order, Outcome, Success, Unavailable
+from edge_runtime.flows.ports import (
+    Emit,
+    Failure,
+    Given,
+    Invoker,
+    LogLine,
+    Order,
+    Outcome,
+    Success,
+    Unanswered,
+    Unavailable,
+)
+from edge_runtime.flows.reach import Reach, Requests
 from edge_runtime.flows.states import changed
 from edge_runtime.journal.records import Command, DeadLetter, Entry, Record, State, StateChange
 from edge_runtime.manifest import FunctionRef, OnEvent
+from edge_runtime.throttle import Throttle, ThrottledLog
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LOG_BURST = 200
+LOG_INTERVAL = 20_000
+"""Lines that a function may log at once, and microseconds for each further one: 50 a second."""
+PARALLEL = 8
+"""Partition keys of a batch that wait for answers to requests at a time."""
+REMEMBERED = 1000
+"""Events whose metrics wait for their commit."""
+
+_security = logging.getLogger("edge.security")
 
 
 class FunctionFlow:
@@ -29,6 +52,7 @@ class FunctionFlow:
         matches: Callable[[Any], bool],
         invoker: Invoker,
         clock: Clock,
+        reach: Reach | None = None,
     ) -> None:
         self.name = f"{app}.{trigger.name}"
         self.start = trigger.start
@@ -40,7 +64,12 @@ class FunctionFlow:
         self._function = FunctionRef(app, version, trigger.name)
         self._invoker = invoker
         self._clock = clock
+        self._reach = reach or Reach()
+        self._requests = Requests(self.name, self._reach)
+        self._metrics: dict[tuple[int, str], list[tuple[str, float]]] = {}
         self._log = logging.getLogger(f"edge.app.{self.name}")
+        self._log_rate = Throttle(clock, LOG_BURST, LOG_INTERVAL)
+        self._refusal = ThrottledLog(_security.warning, clock)
 
     def wants(self, event: Event) -> bool:
         """As `Flow.wants`."""
@@ -51,28 +80,129 @@ class FunctionFlow:
         return "" if self._serial else event.device
 
     async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
-        """As `Flow.take`: one call into the sandbox for the batch."""
+        """As `Flow.take`: one call into the sandbox for the batch, and more for events that make requests."""
         states = await turn.states.of(self.name, {self.key(event) for event in events})
         try:
-            outcomes = await self._invoker.invoke(self._function, events, Given(self._serial, states))
+            outcomes = await self._invoke(events, turn, states)
         except Unavailable as error:
             return Taken([], error)
-        return Taken([self._result(*pair, turn, states) for pair in zip(events, outcomes, strict=True)])
+        asking = {self.key(event) for event, outcome in zip(events, outcomes, strict=True) if _unanswered(outcome)}
+        results: list[Done | Failed | None] = [
+            None if self.key(event) in asking else self._result(event, outcome, turn, states)
+            for event, outcome in zip(events, outcomes, strict=True)
+        ]
+        waiting = await self._ask(asking, events, outcomes, results, turn, states) if asking else None
+        cut = results.index(None) if None in results else len(results)
+        return Taken([result for result in results[:cut] if result is not None], waiting)
 
     def settled(self, events: Sequence[Event], turn: Turn) -> None:
-        """As `Flow.settled`: nothing is remembered."""
+        """As `Flow.settled`: now what was measured counts."""
+        for event in events:
+            self._requests.forget(turn.epoch, event.id)
+            values = self._metrics.pop((turn.epoch, event.id), None)
+            if values and self._reach.metrics is not None:
+                self._reach.metrics.note(self._function.app, values, self._clock.now())
+
+    async def _invoke(self, events: Sequence[Event], turn: Turn, states: dict[str, State]) -> Sequence[Outcome]:
+        answers = {event.id: list(known) for event in events if (known := self._requests.answers(event, turn))}
+        given = Given(self._serial, states, answers, self._reach.secrets())
+        return await self._invoker.invoke(self._function, events, given)
+
+    # Requests
+
+    async def _ask(
+        self,
+        keys: set[str],
+        events: Sequence[Event],
+        outcomes: Sequence[Outcome],
+        results: list[Done | Failed | None],
+        turn: Turn,
+        states: dict[str, State],
+    ) -> Unavailable | None:
+        """Get the results of all events with these keys: key by key in order, several keys at a time."""
+        waiting: list[Unavailable] = []
+        places = asyncio.Semaphore(PARALLEL)
+
+        async def line(key: str) -> None:
+            async with places:
+                asked = False
+                for index, event in enumerate(events):
+                    if self.key(event) != key or waiting:
+                        continue
+                    asked = asked or _unanswered(outcomes[index])
+                    try:
+                        # From the first request on, those behind it have seen a state that is not theirs.
+                        outcome = await self._answered(event, turn, states) if asked else outcomes[index]
+                    except Unavailable as error:
+                        waiting.append(error)
+                        return
+                    result = results[index] = self._result(event, outcome, turn, states)
+                    if isinstance(result, Failed):
+                        return  # It may come again before those behind it.
+
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(line(key))
+        return waiting[0] if waiting else None
+
+    async def _answered(self, event: Event, turn: Turn, states: dict[str, State]) -> Outcome:
+        """Run the function on an event, again with each answer, to its end."""
+        while True:
+            [outcome] = await self._invoke([event], turn, states)
+            if not isinstance(outcome, Unanswered):
+                return outcome
+            await self._requests.send(event, outcome.request, turn)
+
+    # Results
 
     def _result(self, event: Event, outcome: Outcome, turn: Turn, states: dict[str, State]) -> Done | Failed:
+        assert not isinstance(outcome, Unanswered)
+        for grant in () if turn.dry else outcome.refused:
+            self._refusal(f"{self.name} (version {self.version}) reached for '{grant}', which it was not granted")
         for line in () if turn.dry else outcome.logs:
-            self._log.log(LEVELS.get(line.level, logging.INFO), "%s", line.text, extra={"device": event.device})
+            self._note(line, event)
+        if isinstance(outcome, Success):
+            stray = next((effect for effect in outcome.effects if self._strays(effect, event)), None)
+            if isinstance(stray, Order):
+                outcome = Failure("error", f"a command to '{stray.device}' was not granted")
         if isinstance(outcome, Failure):
-            if not turn.dry:
-                self._log.error("%s on event %s: %s", outcome.reason, event.id, outcome.detail)
-            return Failed(self._dead(event, outcome.reason, outcome.detail))
+            return self._failed(event, outcome, turn)
         effects = [self._effect(event, outcome, index, turn) for index in range(len(outcome.effects))]
         if outcome.state:
             effects.append(self._change(self.key(event), outcome.state, states))
+        if outcome.metrics and not turn.dry:
+            self._metrics[turn.epoch, event.id] = outcome.metrics
+            if len(self._metrics) > REMEMBERED:
+                del self._metrics[next(iter(self._metrics))]
         return Done(effects)
+
+    def _strays(self, effect: Emit | Order, event: Event) -> bool:
+        """Whether it is a command to a device that is not this function's to command."""
+        return (
+            isinstance(effect, Order)
+            and effect.device != event.device
+            and not self._reach.grants.command(effect.device)
+        )
+
+    def _failed(self, event: Event, failure: Failure, turn: Turn) -> Done | Failed:
+        detail = self._reach.masked(failure.detail)
+        if self._requests.withheld(event, turn):
+            # It was not its fault: what it asked for is not sent while it catches up.
+            self._log.info("nothing done on event %s, whose requests are withheld: %s", event.id, detail)
+            return Done()
+        self._requests.forget(turn.epoch, event.id)
+        if not turn.dry:
+            self._log.error("%s on event %s: %s", failure.reason, event.id, detail)
+        return Failed(self._dead(event, failure.reason, detail))
+
+    def _note(self, line: LogLine, event: Event) -> None:
+        left_out = self._log_rate.admit()
+        if left_out is None:
+            return
+        if left_out:
+            self._log.warning("%d lines were left out: more than %d a second", left_out, 1_000_000 // LOG_INTERVAL)
+        text = self._reach.masked(line.text)
+        self._log.log(LEVELS.get(line.level, logging.INFO), "%s", text, extra={"device": event.device})
 
     def _change(self, key: str, entries: dict[str, Entry | None], states: dict[str, State]) -> StateChange:
         """What the function keeps from here on; `states` are brought up to date with it."""
@@ -101,3 +231,7 @@ class FunctionFlow:
 
     def _dead(self, event: Event, reason: str, detail: str) -> DeadLetter:
         return DeadLetter(self.name, reason, detail, self._clock.now(), event.device, event, version=self.version)
+
+
+def _unanswered(outcome: Outcome) -> bool:
+    return isinstance(outcome, Unanswered)

@@ -32,6 +32,29 @@ class Order(msgspec.Struct, frozen=True, tag="command"):
     """Where it has one: it replaces older commands to the device with this key."""
 
 
+class HttpRequest(msgspec.Struct, frozen=True):
+    """A request that a function wants to have sent."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    timeout: int
+    """Microseconds for all of it."""
+
+
+class HttpAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a request: an answer, or an `error` in words."""
+
+    method: str
+    url: str
+    status: int = 0
+    headers: dict[str, str] = {}
+    """By their names in lower case."""
+    body: bytes = b""
+    error: str = ""
+
+
 class Given(msgspec.Struct):
     """What a function is given besides the events of a batch."""
 
@@ -39,6 +62,10 @@ class Given(msgspec.Struct):
     """All events have one partition key, the empty one; otherwise it is the device."""
     states: dict[str, State] = {}
     """By partition key, as they stand before the first event. Keys without state are left out."""
+    answers: dict[str, list[HttpAnswer]] = {}
+    """By event id: the answers to the requests that the function has made on the event so far, in order."""
+    secrets: dict[str, str] = {}
+    """Those that the app was granted, by name."""
 
     def key(self, event: Event) -> str:
         """The partition key of an event."""
@@ -66,6 +93,10 @@ class Success(msgspec.Struct, frozen=True, tag="ok"):
     logs: list[LogLine] = []
     state: dict[str, Entry | None] = {}
     """The entries of its partition key's state that it has changed; None for those that it has removed."""
+    metrics: list[tuple[str, float]] = []
+    """Values that it has measured, by name."""
+    refused: list[str] = []
+    """What it tried without the grant for it."""
     micros: int = 0
     """Wall time inside the sandbox, microseconds."""
 
@@ -78,10 +109,19 @@ class Failure(msgspec.Struct, frozen=True, tag="failed"):
     detail: str
     """For the person: the exception and where it was raised, in the user's own file."""
     logs: list[LogLine] = []
+    refused: list[str] = []
+    """What it tried without the grant for it."""
     micros: int = 0
 
 
-Outcome = Success | Failure
+class Unanswered(msgspec.Struct, frozen=True, tag="unanswered"):
+    """The function cannot go on without the answer to a request; it is to be run again with it, from its start."""
+
+    request: HttpRequest
+    micros: int = 0
+
+
+Outcome = Success | Failure | Unanswered
 
 
 class Unavailable(EdgeError):
@@ -96,6 +136,14 @@ class Invoker(Protocol):
 
         An event sees the state that those before it with its partition key have left, within the batch too.
         """
+        ...
+
+
+class Fetcher(Protocol):
+    """Sends requests for functions."""
+
+    async def fetch(self, request: HttpRequest, idempotency_key: str) -> HttpAnswer:
+        """Send it and answer what came back; whatever goes wrong is an answer with an `error`."""
         ...
 
 

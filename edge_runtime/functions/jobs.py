@@ -105,11 +105,8 @@ class RunJob(Job):
 
     def chunk_given(self, count: int) -> str:
         """What is given with the next `count` events, for the guest."""
-        if not self._states:
-            return ""
         start = len(self.outcomes)
-        keys = {self.given.key(event) for event in self.events[start : start + count]}
-        return encode_given({key: state for key in keys if (state := self._states.get(key))})
+        return encode_given(self.given, self._states, self.events[start : start + count])
 
     def take(self, outcomes: Sequence[Outcome]) -> None:
         """Note the outcomes of the next events."""

@@ -203,9 +203,7 @@ class Lane:
             reply = await self._call(request, (limits.time + limits.load_time + QUANTUM) / 1e6)
             if not isinstance(reply, Outcomes) or not 0 < len(reply.outcomes) <= len(parts):
                 raise ExecutorDied("it answered with something else")
-            events = job.events[len(job.outcomes) :]
-            reported = zip(reply.outcomes, events, strict=False)  # it may have given way before the end
-            job.take([judge(body, micros, event, limits) for (micros, body), event in reported])
+            job.take([judge(body, micros, limits) for micros, body in reply.outcomes])
             if job.budget is not None:
                 job.budget.spend(sum(micros for micros, _ in reply.outcomes), self._clock.monotonic())
         if len(job.outcomes) < len(job.events):

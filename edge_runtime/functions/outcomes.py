@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from edge_runtime.events import NAME, Event
-from edge_runtime.flows.ports import Failure, LogLine, Order, Outcome, Success
+from edge_runtime.events import DEVICE, NAME, Event
+from edge_runtime.flows.ports import Failure, Given, HttpRequest, LogLine, Order, Outcome, Success, Unanswered
 from edge_runtime.functions.limits import Limits
 from edge_runtime.journal.records import Entry, State
 
@@ -21,8 +22,18 @@ MAX_TTL = 7 * 86_400_000_000
 REASONS = frozenset({"error", "timeout", "memory", "output", "crash"})
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+MAX_URL = 4096
+MAX_BODY = 256 * 1024
+MAX_TIMEOUT = 30_000_000
+MAX_HEADERS = 32
+MAX_METRICS = 20
+MAX_REFUSED = 8
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_FIELD = re.compile(r"[\x20-\x7e\t]{0,4096}")
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Success | Failure).decode
+_decode = msgspec.json.Decoder(Success | Failure | Unanswered).decode
 
 
 class _Refused(Exception):
@@ -54,20 +65,31 @@ def encode_event(event: Event) -> bytes:
     )
 
 
-def encode_given(states: Mapping[str, State]) -> str:
-    """What the guest is given besides events: the states by partition key, as JSON; empty where there are none."""
-    return _encode({"states": states}).decode() if states else ""
+def encode_given(given: Given, states: Mapping[str, State], events: Sequence[Event]) -> str:
+    """What the guest is given besides these events, as JSON; empty for nothing. `states` are as they stand now."""
+    keys = {given.key(event) for event in events} if states else ()
+    found: dict[str, Any] = {"states": {key: state for key in keys if (state := states.get(key))}}
+    if given.answers:
+        found["answers"] = {event.id: given.answers[event.id] for event in events if event.id in given.answers}
+    if given.secrets:
+        found["secrets"] = given.secrets
+    return _encode(found).decode() if any(found.values()) else ""
 
 
-def judge(payload: bytes, micros: int, event: Event, limits: Limits) -> Outcome:
-    """The outcome that the sandbox reported for `event`, or the failure that it deserves."""
+def judge(payload: bytes, micros: int, limits: Limits) -> Outcome:
+    """The outcome that the sandbox reported for an event, or the failure that it deserves."""
     try:
         outcome: Outcome = _decode(payload)
-        if isinstance(outcome, Success):
-            _check_success(outcome, event, limits)
+        if isinstance(outcome, Unanswered):
+            _check_request(outcome.request)
         else:
-            _check_failure(outcome)
-        _check_logs(outcome.logs, limits)
+            if isinstance(outcome, Success):
+                _check_success(outcome, limits)
+            else:
+                _check_failure(outcome)
+            _check_logs(outcome.logs, limits)
+            if len(outcome.refused) > MAX_REFUSED or any(len(grant) > MAX_STATE_NAME * 2 for grant in outcome.refused):
+                raise _Refused("its list of what it was refused is too long")
     except _Refused as refused:
         return Failure(refused.reason, str(refused), micros=micros)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -76,14 +98,12 @@ def judge(payload: bytes, micros: int, event: Event, limits: Limits) -> Outcome:
     return outcome
 
 
-def _check_success(outcome: Success, event: Event, limits: Limits) -> None:
+def _check_success(outcome: Success, limits: Limits) -> None:
     if len(outcome.effects) > limits.effects:
         raise _Refused(f"more than {limits.effects} commands and emitted events")
     for effect in outcome.effects:
         if isinstance(effect, Order):
-            if effect.device != event.device:
-                raise _Refused(f"a command to '{effect.device}' was not granted", "error")
-            if not NAME.fullmatch(effect.name) or not 0 < effect.ttl <= MAX_TTL:
+            if not DEVICE.fullmatch(effect.device) or not NAME.fullmatch(effect.name) or not 0 < effect.ttl <= MAX_TTL:
                 raise _Refused("a command is malformed")
             if effect.key and not NAME.fullmatch(effect.key):
                 raise _Refused("a command's key is malformed")
@@ -96,6 +116,24 @@ def _check_success(outcome: Success, event: Event, limits: Limits) -> None:
         _check_plain(outcome.value)
     if outcome.state:
         _check_state(outcome.state, limits)
+    if len(outcome.metrics) > MAX_METRICS or not all(NAME.fullmatch(name) for name, _ in outcome.metrics):
+        raise _Refused("its metrics are malformed")
+
+
+def _check_request(request: HttpRequest) -> None:
+    headers = request.headers.items()
+    well_formed = (
+        request.method in METHODS
+        and len(request.url) <= MAX_URL
+        and request.url.isprintable()
+        and " " not in request.url
+        and len(request.body) <= MAX_BODY
+        and 0 < request.timeout <= MAX_TIMEOUT
+        and len(headers) <= MAX_HEADERS
+        and all(_TOKEN.fullmatch(name) and _FIELD.fullmatch(value) for name, value in headers)
+    )
+    if not well_formed:
+        raise _Refused("a request is malformed, or too large: its URL or headers are not those of HTTP", "error")
 
 
 def _check_state(changes: Mapping[str, Entry | None], limits: Limits) -> None:

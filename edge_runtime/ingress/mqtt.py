@@ -26,9 +26,10 @@ from edge_runtime.errors import EdgeError
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.meters import Counters, Histogram
 from edge_runtime.ingress.mqtt_connection import Connection
-from edge_runtime.ingress.throttle import SECOND, FailedLogins, ThrottledLog
+from edge_runtime.ingress.throttle import FailedLogins
 from edge_runtime.ingress.wheel import Wheel
 from edge_runtime.journal.records import Command
+from edge_runtime.throttle import SECOND, ThrottledLog
 
 MAX_STEP = 2
 """Ticks that pass at most between two turns of the wheel: while the gateway stood still, it did not listen."""

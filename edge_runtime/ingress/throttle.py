@@ -1,39 +1,11 @@
-"""Bounds on what strangers can make the gateway do: write log lines, try keys."""
+"""A bound on what strangers can make the gateway do: try keys."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 from edge_runtime.clock import Clock
-
-SECOND = 1_000_000
-
-
-class ThrottledLog:
-    """Passes on at most `burst` lines at once and one per `interval` microseconds after; says how many it left out."""
-
-    def __init__(self, line: Callable[[str], None], clock: Clock, burst: int = 20, interval: int = SECOND) -> None:
-        self._line = line
-        self._clock = clock
-        self._burst = burst
-        self._interval = interval
-        self._full_at = clock.monotonic()
-        """When the allowance will be whole again; each line moves it one interval further."""
-        self._left_out = 0
-
-    def __call__(self, text: str) -> None:
-        """Pass the line on, or count it."""
-        now = self._clock.monotonic()
-        self._full_at = max(self._full_at, now)
-        if self._full_at - now > (self._burst - 1) * self._interval:
-            self._left_out += 1
-            return
-        self._full_at += self._interval
-        if self._left_out:
-            self._line(f"{self._left_out} lines like the following were left out: too many at once")
-            self._left_out = 0
-        self._line(text)
+from edge_runtime.throttle import SECOND
 
 
 class FailedLogins:

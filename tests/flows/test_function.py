@@ -12,6 +12,8 @@ from edge_runtime.events import MAX_HOPS, Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Turn
 from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.flows.ports import NOTHING, Emit, Failure, Given, LogLine, Order, Outcome, Success, Unavailable
+from edge_runtime.flows.reach import Reach
+from edge_runtime.grants import Grants
 from edge_runtime.journal.records import Command, DeadLetter, Record, State, StateChange
 from edge_runtime.manifest import FunctionRef, OnEvent
 from tests.flows.conftest import event
@@ -31,10 +33,12 @@ class Script:
         return [self.outcome] * len(events)
 
 
-def flow(outcome: Outcome, where: Any = lambda data: True) -> tuple[FunctionFlow, Script]:
+def flow(outcome: Outcome, where: Any = lambda data: True, grants: Sequence[str] = ()) -> tuple[FunctionFlow, Script]:
     script = Script(outcome)
     trigger = OnEvent("f", "climate")
-    return FunctionFlow("app", "v1", trigger, matches=where, invoker=script, clock=ManualClock(5_000)), script
+    reach = Reach(Grants.of(grants))
+    made = FunctionFlow("app", "v1", trigger, matches=where, invoker=script, clock=ManualClock(5_000), reach=reach)
+    return made, script
 
 
 async def effects(found: FunctionFlow, item: Event, epoch: int = 0) -> list[Record]:
@@ -44,7 +48,8 @@ async def effects(found: FunctionFlow, item: Event, epoch: int = 0) -> list[Reco
 
 
 async def test_an_order_becomes_a_command_with_cause_and_expiry() -> None:
-    found, _ = flow(Success([Order("gh-1", "fan", {"on": True}, 60), Order("gh-2", "fan", None, 60)]))
+    orders: list[Emit | Order] = [Order("gh-1", "fan", {"on": True}, 60), Order("gh-2", "fan", None, 60)]
+    found, _ = flow(Success(orders), grants=["command:gh-*"])
     own, other = await effects(found, event(7), epoch=3)
     assert own == Command(
         "gh-1", "fan", {"on": True}, 5_000, 5_060, Origin("app.f", 3, event(7).id, 0), (event(7).boot, 7)

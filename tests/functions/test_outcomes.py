@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.flows.ports import Emit, Failure, LogLine, Order, Success
+from edge_runtime.flows.ports import Emit, Failure, HttpRequest, LogLine, Order, Success, Unanswered
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.outcomes import encode_event, judge
 from edge_runtime.functions.stats import percentile
@@ -38,12 +39,21 @@ def deep(levels: int) -> object:
     return value
 
 
+def asked(**changes: Any) -> bytes:
+    request = {"method": "GET", "url": "http://a/", "headers": {}, "body": "", "timeout": 1_000_000}
+    return json.dumps({"type": "unanswered", "request": {**request, **changes}}).encode()
+
+
+def test_a_good_request_passes() -> None:
+    assert judge(asked(body="aGk="), 7, LIMITS) == Unanswered(HttpRequest("GET", "http://a/", {}, b"hi", 1_000_000), 7)
+
+
 def test_a_good_outcome_passes() -> None:
     payload = said(
         effects=[command(), {"type": "emit", "kind": "k", "data": {"a": [1]}}], logs=[{"level": "info", "text": "x"}]
     )
     expected: list[Emit | Order] = [Order("b1", "fan", None, 1), Emit("k", {"a": [1]})]
-    assert judge(payload, 7, event(), LIMITS) == Success(expected, None, [LogLine("info", "x")], micros=7)
+    assert judge(payload, 7, LIMITS) == Success(expected, None, [LogLine("info", "x")], micros=7)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +65,7 @@ def test_a_good_outcome_passes() -> None:
         b'{"type":"ok"',
         b'{"type":"other"}',
         b'{"type":"ok","effects":[{"type":"other"}]}',
-        said(effects=[command(device="b2")]),
+        said(effects=[command(device="b 2")]),
         said(effects=[command(name="a b")]),
         said(effects=[command(ttl=0)]),
         said(effects=[command(ttl=10**18)]),
@@ -74,10 +84,27 @@ def test_a_good_outcome_passes() -> None:
         said(logs=[{"level": "info"}]),
         b'{"type":"failed","reason":"no idea","detail":""}',
         json.dumps({"type": "failed", "reason": "error", "detail": "x" * 5000}).encode(),
+        said(state={"": ["1", 0]}),
+        said(state={"a": ["1", -1]}),
+        said(state={"a": ["1"]}),
+        said(state={"a": ["x" * 70_000, 0]}),
+        said(metrics=[["two words", 1.0]]),
+        said(metrics=[["a", "1"]]),
+        said(metrics=[["a", 1.0]] * 21),
+        said(refused=["files"] * 9),
+        said(refused=["x" * 300]),
+        asked(method="CONNECT"),
+        asked(url="http://a/\r\nx: y"),
+        asked(url="http://a/" + "x" * 5000),
+        asked(headers={"a b": "c"}),
+        asked(headers={"a": "b\r\nc: d"}),
+        asked(body="%"),
+        asked(timeout=0),
+        asked(timeout=10**9),
     ],
 )
 def test_a_bad_outcome_is_a_failure(payload: bytes) -> None:
-    outcome = failed(judge(payload, 7, event(), LIMITS))
+    outcome = failed(judge(payload, 7, LIMITS))
     assert outcome.reason in ("output", "error")
     assert outcome.micros == 7
 
@@ -85,7 +112,7 @@ def test_a_bad_outcome_is_a_failure(payload: bytes) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged(payload: bytes) -> None:
-    assert isinstance(judge(payload, 1, event(), LIMITS), Success | Failure)
+    assert isinstance(judge(payload, 1, LIMITS), Success | Failure)
 
 
 @settings(deadline=None)

@@ -105,7 +105,7 @@ def test_state_has_a_limit() -> None:
 
 
 def test_a_route_keeps_nothing() -> None:
-    with pytest.raises(FunctionFailed, match="a route keeps no state"):
+    with pytest.raises(FunctionFailed, match="a route cannot keep state"):
         run(route, "r", {})
 
 

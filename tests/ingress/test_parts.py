@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from edge_runtime.clock import ManualClock
 from edge_runtime.ingress.meters import Histogram
-from edge_runtime.ingress.throttle import FailedLogins, ThrottledLog
+from edge_runtime.ingress.throttle import FailedLogins
 from edge_runtime.ingress.wheel import Wheel
+from edge_runtime.throttle import ThrottledLog
 
 SECOND = 1_000_000
 

@@ -43,10 +43,10 @@ import zlib
 import edge
 import wit_world
 from componentize_py_types import Err
-from edge._context import OutputLimits
 from edge._event import Event
 from edge._load import Loaded, LoadError, load
 from edge._runtime import capture, refuse_sleep, run
+from edge._terms import Given, OutputLimits, Terms
 from stdlib import Finder
 from wit_world.imports import host
 
@@ -56,19 +56,23 @@ time.sleep = refuse_sleep
 
 _decode = json.JSONDecoder().decode
 _loaded: Loaded
-_limits = OutputLimits()
+_terms = Terms()
 
 
 class WitWorld(wit_world.WitWorld):
     """The functions that the host calls."""
 
     def load(self, app: str, seed: int) -> str:
-        """Load `{"files": {path: source}, "entry": path, "limits": {...}}`; answers the manifest."""
-        global _loaded, _limits
+        """Load `{"files": {path: source}, "entry": path, "limits": {...}, "grants": [...], "data": {path: base64}}`.
+
+        Answers the manifest.
+        """
+        global _loaded, _terms
         capture()
         random.seed(seed)
         request = _decode(app)
-        _limits = OutputLimits(**request["limits"])
+        grants = tuple(request.get("grants", ()))
+        _terms = Terms(OutputLimits(**request["limits"]), grants, request.get("data", {}))
         try:
             _loaded = load(request["files"], request["entry"])
         except LoadError as error:
@@ -77,10 +81,10 @@ class WitWorld(wit_world.WitWorld):
         return _loaded.manifest()
 
     def run(self, function: str, events: str, given: str) -> None:
-        """Run a function over events, each an array of the fields of `Event`; `given`: `{"states": {...}}` or empty."""
-        states = _decode(given)["states"] if given else {}
+        """Run a function over events, each an array of the fields of `Event`; `given`: the fields of `Given`."""
+        provided = Given(**_decode(given)) if given else Given()
         for fields in _decode(events):
-            if not host.done(run(_loaded, function, Event(*fields), _limits, states)):
+            if not host.done(run(_loaded, function, Event(*fields), _terms, provided)):
                 return
 
 
@@ -97,7 +101,7 @@ def _rehearse() -> None:
     streams = capture()
     event = Event(*_decode('["d","a",0,{"e":1.5},"d/0/0",0,"",0]'))
     for name in ("f", "g"):
-        run(_loaded, name, event, _limits, {"d": {"n": ("1", 0)}})
+        run(_loaded, name, event, _terms, Given({"d": {"n": ("1", 0)}}))
     sys.stdout, sys.stderr = streams
     del sys.modules["rehearsal"]
 

@@ -14,6 +14,18 @@ The same package runs in the gateway's sandbox and on your machine, where `edge.
 from edge._app import App, AppError, OnTrigger, RouteTrigger
 from edge._context import Context, NotGranted
 from edge._event import Event
+from edge._http import HttpError, Response
 from edge._state import State
 
-__all__ = ["App", "AppError", "Context", "Event", "NotGranted", "OnTrigger", "RouteTrigger", "State"]
+__all__ = [
+    "App",
+    "AppError",
+    "Context",
+    "Event",
+    "HttpError",
+    "NotGranted",
+    "OnTrigger",
+    "Response",
+    "RouteTrigger",
+    "State",
+]

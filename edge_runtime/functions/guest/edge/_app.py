@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -65,13 +65,19 @@ class RouteTrigger(OnTrigger):
 class App:
     """A set of functions that are deployed together. One file holds one app.
 
-    `name` is 1 to 64 letters, digits, `_` or `-`, and names the app in the gateway.
+    `name` is 1 to 64 letters, digits, `_` or `-`, and names the app in the gateway. `grants` asks for what a function
+    does not have by itself, and the operator approves when the app is deployed: `command:pump-1` or `command:pump-*`
+    (commands to other devices), `http:api.example.com` (requests to a host), `secret:weather-key`, `files` (the files
+    in the app's folder).
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, grants: Iterable[str] = ()) -> None:
         if not isinstance(name, str) or not _APP.fullmatch(name):
             raise AppError(f"App({name!r}): a name is 1 to 64 letters, digits, '_' or '-', the first a letter or digit")
+        if isinstance(grants, str) or not all(isinstance(grant, str) for grant in grants):
+            raise AppError(f"App({name!r}, grants={grants!r}): grants is a list, such as ['http:api.example.com']")
         self.name = name
+        self.grants = list(grants)
         self.triggers: dict[str, OnTrigger] = {}
 
     def on(
@@ -132,7 +138,11 @@ class App:
 
     def manifest(self) -> dict[str, Any]:
         """What the app says about itself, as plain values."""
-        return {"app": self.name, "triggers": [trigger.manifest() for trigger in self.triggers.values()]}
+        return {
+            "app": self.name,
+            "grants": self.grants,
+            "triggers": [trigger.manifest() for trigger in self.triggers.values()],
+        }
 
     def _add(self, trigger: OnTrigger) -> None:
         if trigger.name in self.triggers:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from edge._durations import microseconds
 from edge._event import Event
+from edge._files import Files
+from edge._http import Http
 from edge._plain import dumps
 from edge._state import State, Stored
+from edge._terms import Given, Terms
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LEVELS = ("debug", "info", "warning", "error")
+
+MAX_METRICS = 20
+"""Metrics of one call."""
+MAX_REFUSED = 8
+"""Refusals of one call that the gateway is told of."""
 
 
 class NotGranted(PermissionError):
@@ -23,33 +30,28 @@ class OutputLimit(BaseException):
     """More output than the limits allow. Not an `Exception`: a function must not swallow it."""
 
 
-@dataclass(slots=True, frozen=True)
-class OutputLimits:
-    """What one call may put out."""
-
-    output: int = 256 * 1024
-    """Bytes of effects, returned value and logs together."""
-    lines: int = 100
-    """Log lines, printed ones included."""
-    effects: int = 100
-    """Commands and emitted events together."""
-    state: int = 64 * 1024
-    """Bytes of state of one partition key: names and values as JSON."""
-
-
 class Context:
     """Handed to a function with each event: state, commands, events and log lines go through it."""
 
-    __slots__ = ("_effects", "_event", "_exceeded", "_limits", "_logs", "_partial", "_room", "_state", "_stored")
+    __slots__ = (
+        *("_effects", "_event", "_exceeded", "_given", "_http", "_limits", "_logs", "_metrics", "_partial", "_refused"),
+        *("_room", "_state", "_stored", "_terms"),
+    )
 
-    def __init__(self, event: Event, limits: OutputLimits, stored: Stored | None = None) -> None:
+    def __init__(self, event: Event, terms: Terms, given: Given, stored: Stored | None) -> None:
+        """`stored` is what the function keeps for the event's device; None for a route, which only returns a value."""
         self._event = event
+        self._terms = terms
+        self._given = given
         self._stored = stored
         self._state: State | None = None
-        self._limits = limits
-        self._room = limits.output
+        self._http: Http | None = None
+        self._limits = terms.limits
+        self._room = terms.limits.output
         self._effects: list[str] = []
         self._logs: list[str] = []
+        self._metrics: list[str] = []
+        self._refused: list[str] = []
         self._partial = ""
         self._exceeded = ""
 
@@ -57,24 +59,58 @@ class Context:
     def state(self) -> State:
         """What this function keeps for this device: a dict of plain values that lasts."""
         if self._state is None:
-            if self._stored is None:
-                raise NotGranted("a route keeps no state: keep it in an @app.on function that emits what is to be sent")
-            self._state = State(self._stored, self._event.received)
+            self._state = State(self._kept("keep state"), self._event.received)
         return self._state
+
+    @property
+    def http(self) -> Http:
+        """Requests to the hosts that the app was granted: `ctx.http.get("https://api.example.com/weather").json()`."""
+        if self._http is None:
+            self._kept("make requests")
+            self._http = Http(self, self._given.answers.get(self._event.id, []))
+        return self._http
+
+    @property
+    def files(self) -> Files:
+        """The files in the app's folder that are not Python: `ctx.files.json("table.json")`."""
+        self._require("files")
+        return Files(self._terms.files)
+
+    def secret(self, name: str) -> str:
+        """A secret that the app was granted. Raises `LookupError` while the operator has not set it."""
+        self._require("secret", name)
+        try:
+            return self._given.secrets[name]
+        except KeyError:
+            raise LookupError(f"the secret {name!r} has no value yet; on the gateway: edge secret set {name}") from None
+
+    def metric(self, name: str, value: float = 1) -> None:
+        """Note a measured value, or without one that something has happened once more.
+
+        The gateway counts and sums the values of each name, and keeps the last, the least and the greatest:
+        `edge apps metrics`.
+        """
+        self._kept("note metrics")
+        _check_name(name, "a metric's name")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
+            raise ValueError(f"value={value!r} is not a number")
+        if len(self._metrics) >= MAX_METRICS:
+            self._exceed(f"more than {MAX_METRICS} metrics in one call")
+        self._metrics.append(f'["{name}",{dumps(float(value))}]')
 
     def command(self, device: str, name: str, args: Any = None, *, expires: float | str = "60s", key: str = "") -> None:
         """Order `device` to do something, once the call has succeeded and its effects are stored.
 
         `args` are plain values, usually a dict. A device that does not connect before `expires` (seconds, or text
-        such as "90s" or "5m") never gets the command. Only the device that caused the event can be commanded.
+        such as "90s" or "5m") never gets the command. Only the device that caused the event can be commanded, unless
+        the app was granted others (`App(..., grants=["command:pump-1"])`).
 
         With a `key`, the newest command stands: it replaces those with the same key that the device has not answered
         yet, whichever app gave them.
         """
+        self._kept("give commands")
         if device != self._event.device:
-            raise NotGranted(
-                f"this app may command only the device that caused the event ({self._event.device!r}), not {device!r}"
-            )
+            self._require("command", device)
         _check_name(name, "a command's name")
         ttl = microseconds(expires, "expires", "7 days")
         latest = ""
@@ -87,6 +123,7 @@ class Context:
 
     def emit(self, kind: str, data: Any) -> None:
         """Put a new event of `kind` into the log, under the device of the event at hand; `data` is plain values."""
+        self._kept("emit events")
         _check_name(kind, "a kind of event")
         self._effect(f'{{"type":"emit","kind":"{kind}","data":{dumps(data)}}}')
 
@@ -96,6 +133,24 @@ class Context:
             raise ValueError(f"level={level!r} is not one of {', '.join(_LEVELS)}")
         for line in " ".join(map(str, values)).splitlines() or [""]:
             self._line(line, level)
+
+    def _require(self, kind: str, what: str = "") -> None:
+        """Raise `NotGranted`, and have the gateway hear of it, unless it was granted."""
+        if not self._terms.allow(kind, what):
+            grant = f"{kind}:{what}" if what else kind
+            if len(self._refused) < MAX_REFUSED:
+                self._refused.append(grant[:200])
+            own = f"only the device that caused the event ({self._event.device!r}) can be commanded, not {what!r}; "
+            raise NotGranted(
+                (own if kind == "command" else f"this app was not granted '{grant}'; ")
+                + f"ask for it with App(..., grants=[{grant!r}])"
+            )
+
+    def _kept(self, what: str) -> Stored:
+        """What the function keeps. Raises `NotGranted` in a route."""
+        if self._stored is None:
+            raise NotGranted(f"a route cannot {what}: do it in an @app.on function, which may emit what is to be sent")
+        return self._stored
 
     def _changes(self) -> dict[str, tuple[str, int] | None]:
         """What the call has changed in its state. Notes an excess as the other limits do."""

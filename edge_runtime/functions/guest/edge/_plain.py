@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 MAX_DEPTH = 16
 """How deep lists and dicts may be nested."""
 
+_SCALARS = frozenset({str, bool, float, type(None)})
 _encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"), check_circular=False)
+_encode = _encoder.encode
 
 
 def check(value: Any, depth: int = 0) -> None:
     """Raise `TypeError` or `ValueError` where `value` is not made of dict, list, str, number, bool and None."""
-    if value is None or isinstance(value, (str, bool, float)):
+    if type(value) in _SCALARS or isinstance(value, (str, float)):
         return
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
@@ -37,5 +40,7 @@ def check(value: Any, depth: int = 0) -> None:
 
 def dumps(value: Any) -> str:
     """The value as compact JSON in ASCII; raises as `check` does."""
+    if type(value) is str:
+        return encode_basestring_ascii(value)
     check(value)
-    return _encoder.encode(value)
+    return _encode(value)

@@ -6,39 +6,47 @@ import sys
 from typing import Any
 
 from edge._app import OnTrigger, RouteTrigger
-from edge._context import Context, OutputLimit, OutputLimits
+from edge._context import Context, OutputLimit
 from edge._event import Event
+from edge._http import Unanswered
 from edge._load import MAX_DETAIL, Loaded, frames, message
 from edge._plain import dumps
-from edge._state import Stored, Stores
+from edge._state import Stored
+from edge._terms import Given, Terms
 
 
-def run(loaded: Loaded, function: str, event: Event, limits: OutputLimits, states: Stores) -> str:
+def run(loaded: Loaded, function: str, event: Event, terms: Terms, given: Given) -> str:
     """Call one function on one event; answers the outcome as JSON. Never raises.
 
-    `states` are what it keeps, by partition key; they change with an event on which it succeeds.
+    The states that are given change with an event on which it succeeds.
     """
     trigger = loaded.app.triggers.get(function)
     if trigger is None:
-        return _failed("error", f"the app has no function '{function}'", [])
+        return _failed("error", f"the app has no function '{function}'", None)
     key = "" if trigger.serial else event.device
-    stored: Stored | None = None if isinstance(trigger, RouteTrigger) else states.get(key, {})
-    ctx = Context(event, limits, stored)
+    stored: Stored | None = None if isinstance(trigger, RouteTrigger) else given.states.get(key, {})
+    ctx = Context(event, terms, given, stored)
     _OUT.ctx = _ERR.ctx = ctx
     try:
         returned = _call(trigger, event, ctx)
         ctx._flush()
         changes = ctx._changes()
         if ctx._exceeded:
-            return _failed("output", ctx._exceeded, ctx._logs)
+            return _failed("output", ctx._exceeded, ctx)
+    except Unanswered as unanswered:
+        return f'{{"type":"unanswered","request":{unanswered.request}}}'
     except BaseException as error:
         return _explained(error, ctx, loaded.files)
     finally:
         _OUT.ctx = _ERR.ctx = None
     kept = ""
     if changes:
-        states[key] = ctx.state._after(changes)
+        given.states[key] = ctx.state._after(changes)
         kept = f'"state":{dumps(changes)},'
+    if ctx._metrics:
+        kept += f'"metrics":[{",".join(ctx._metrics)}],'
+    if ctx._refused:
+        kept += f'"refused":{dumps(ctx._refused)},'
     if not ctx._effects and not ctx._logs:
         return f'{{"type":"ok",{kept}"value":{returned}}}'
     return (
@@ -62,17 +70,19 @@ def _call(trigger: OnTrigger, event: Event, ctx: Context) -> str:
 def _explained(error: BaseException, ctx: Context, files: frozenset[str]) -> str:
     try:
         if ctx._exceeded or isinstance(error, OutputLimit):
-            return _failed("output", ctx._exceeded or "too much output", ctx._logs)
+            return _failed("output", ctx._exceeded or "too much output", ctx)
         if isinstance(error, MemoryError):
             ctx._effects.clear()
-            return _failed("memory", _located("the memory limit was reached", error, files), ctx._logs)
-        return _failed("error", _located(message(error), error, files), ctx._logs)
+            return _failed("memory", _located("the memory limit was reached", error, files), ctx)
+        return _failed("error", _located(message(error), error, files), ctx)
     except BaseException:  # an exception whose description raises, or no memory left to describe it
         return '{"type":"failed","reason":"error","detail":"the function raised an error that cannot be described"}'
 
 
-def _failed(reason: str, detail: str, logs: list[str]) -> str:
-    return f'{{"type":"failed","reason":"{reason}","detail":{dumps(detail[:MAX_DETAIL])},"logs":[{",".join(logs)}]}}'
+def _failed(reason: str, detail: str, ctx: Context | None) -> str:
+    logs = "" if ctx is None else ",".join(ctx._logs)
+    refused = f',"refused":{dumps(ctx._refused)}' if ctx is not None and ctx._refused else ""
+    return f'{{"type":"failed","reason":"{reason}","detail":{dumps(detail[:MAX_DETAIL])},"logs":[{logs}]{refused}}}'
 
 
 def _located(what: str, error: BaseException, files: frozenset[str]) -> str:

@@ -13,6 +13,7 @@ is called; here every event reaches the function.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -21,14 +22,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge._app import App
-from edge._context import OutputLimits
 from edge._event import Event
+from edge._http import HttpError
 from edge._load import Loaded
 from edge._plain import dumps
 from edge._runtime import capture
 from edge._runtime import run as _run
+from edge._terms import Given, OutputLimits, Terms
 
-__all__ = ["Command", "Emitted", "FunctionFailed", "Log", "Result", "run"]
+__all__ = ["Answer", "Command", "Emitted", "FunctionFailed", "Log", "Request", "Result", "run"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,29 @@ class Log:
     text: str
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request that a function sends."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What comes back for a request; a body that is neither text nor bytes is sent as JSON."""
+
+    status: int = 200
+    body: Any = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Result:
     """What a function did with an event."""
@@ -70,6 +95,11 @@ class Result:
     """What a route returned, as it would be sent."""
     state: dict[str, Any] = field(default_factory=dict)
     """What the function keeps afterwards; of several functions, the last one's."""
+    metrics: list[tuple[str, float]] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+
+
+Http = Callable[[Request], Any]
 
 
 class FunctionFailed(AssertionError):
@@ -90,14 +120,17 @@ def run(
     time: int = 1_700_000_000_000_000,
     seq: int = 0,
     state: dict[str, Any] | None = None,
+    secrets: dict[str, str] | None = None,
+    http: Http | None = None,
     limits: OutputLimits | None = None,
 ) -> Result:
     """Run a function, or all functions of an app that listen to `kind`, on one event.
 
     `target` is an app or one of its functions; `time` is in microseconds since 1970. What the functions do is
     collected in one result, in order. `state` is what each keeps beforehand: hand in the `state` of the last result to
-    go on from there. Raises `FunctionFailed` where one does not return, `LookupError` where none
-    listens.
+    go on from there. What the app asks for in `grants` counts as granted: `secrets` are its secrets, and `http` is
+    called with each `Request` and answers with an `Answer`, or just its body (JSON, text or bytes), or raises
+    `HttpError`. Raises `FunctionFailed` where a function does not return, `LookupError` where none listens.
     """
     app, names = _selected(target, kind)
     plain = json.loads(json.dumps(data))
@@ -105,17 +138,73 @@ def run(
     result = Result()
     for name in names:
         event = Event(device, kind, time, plain, f"{device}/{boot}/{seq}", seq, boot, time)
-        files = _files_beside(app.triggers[name].function.__code__.co_filename)
+        file = app.triggers[name].function.__code__.co_filename
+        loaded = Loaded(app, _files_beside(file))
         key = "" if app.triggers[name].serial else device
-        states = {key: {entry: (dumps(value), 0) for entry, value in (state or {}).items()}}
-        streams = capture()
-        try:
-            outcome = json.loads(_run(Loaded(app, files), name, event, limits or OutputLimits(), states))
-        finally:
-            sys.stdout, sys.stderr = streams
+        given = Given(
+            {key: {entry: (dumps(value), 0) for entry, value in (state or {}).items()}}, secrets=secrets or {}
+        )
+        terms = Terms(limits or OutputLimits(), _granted(app), _data_beside(file) if "files" in app.grants else {})
+        outcome = _outcome(loaded, name, event, terms, given)
+        while outcome["type"] == "unanswered":
+            given.answers.setdefault(event.id, []).append(_answer(outcome["request"], http, result))
+            outcome = _outcome(loaded, name, event, terms, given)
         _collect(outcome, result)
-        result.state = {entry: json.loads(text) for entry, (text, _) in states[key].items()}
+        result.state = {entry: json.loads(text) for entry, (text, _) in given.states[key].items()}
     return result
+
+
+def _outcome(loaded: Loaded, name: str, event: Event, terms: Terms, given: Given) -> dict[str, Any]:
+    streams = capture()
+    try:
+        found: dict[str, Any] = json.loads(_run(loaded, name, event, terms, given))
+    finally:
+        sys.stdout, sys.stderr = streams
+    return found
+
+
+def _granted(app: App) -> tuple[str, ...]:
+    """What the app asks for, as if it were approved: a host alone stands for its address over TLS."""
+    return tuple(
+        f"http:https://{grant[5:].rstrip('/')}" if grant.startswith("http:") and "://" not in grant else grant
+        for grant in app.grants
+    )
+
+
+def _answer(described: dict[str, Any], http: Http | None, result: Result) -> dict[str, Any]:
+    request = Request(described["method"], described["url"], described["headers"], base64.b64decode(described["body"]))
+    result.requests.append(request)
+    if http is None:
+        raise TypeError(
+            f"the function sends {request.method} {request.url}; answer it: run(..., http=lambda request: ...)"
+        )
+    found: dict[str, Any] = {"method": request.method, "url": request.url}
+    try:
+        answer = http(request)
+    except HttpError as error:
+        return {**found, "error": str(error)}
+    if not isinstance(answer, Answer):
+        answer = Answer(body=answer)
+    body = answer.body if isinstance(answer.body, (str, bytes)) else json.dumps(answer.body)
+    content = body.encode() if isinstance(body, str) else body
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return {**found, "status": answer.status, "headers": headers, "body": base64.b64encode(content).decode()}
+
+
+def _data_beside(file: str) -> dict[str, str]:
+    """The files that would be deployed with the app's folder and are not Python."""
+    folder = os.path.dirname(file)
+    found = {}
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        for name in names:
+            path = os.path.join(where, name)
+            if not name.endswith(".py"):
+                with open(path, "rb") as content:
+                    found[os.path.relpath(path, folder).replace(os.sep, "/")] = base64.b64encode(
+                        content.read()
+                    ).decode()
+    return found
 
 
 def _files_beside(file: str) -> frozenset[str]:
@@ -153,5 +242,6 @@ def _collect(outcome: dict[str, Any], result: Result) -> None:
             result.commands.append(command)
         else:
             result.emitted.append(Emitted(effect["kind"], effect["data"]))
+    result.metrics += [(name, value) for name, value in outcome.get("metrics", ())]
     if outcome["value"] is not None:
         result.value = outcome["value"]
