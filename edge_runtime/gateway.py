@@ -317,12 +317,16 @@ class Gateway:
         )
 
     def _jail(self) -> list[str]:
-        jails = [executor.jail for executor in self.platform.report().executors if executor.jail is not None]
+        jails = {found.engine: found.jail for found in self.platform.report().executors if found.jail is not None}
         if not jails:
             return ["missing: no executor runs"]
-        jail = jails[0]
-        found = ["seccomp"] * jail.seccomp + ["no new privileges", "resource limits"]
-        return [f"in force: {', '.join(found)}", *(f"missing: {what}" for what in jail.missing)]
+        lines: list[str] = []
+        for engine, jail in jails.items():
+            layers = ["seccomp"] * jail.seccomp + ["no new privileges", "resource limits"]
+            layers += [f"Landlock {jail.landlock}"] * bool(jail.landlock) + ["root given up"] * jail.root_dropped
+            of = " around native functions, which have no other wall" if engine == "native" else ""
+            lines += [f"in force{of}: {', '.join(layers)}", *(f"missing{of}: {what}" for what in jail.missing)]
+        return list(dict.fromkeys(lines))
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]], clock: Clock) -> None:
