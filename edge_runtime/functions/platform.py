@@ -334,8 +334,12 @@ def _manifest(loaded: Loaded, entry: str) -> Manifest:
 
 
 def _proportional_memory(pid: int) -> int:
+    """Of a process and those below it."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
-            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")), 0)
-    except OSError:
+            own = next((int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")), 0)
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            children = file.read().split()
+    except (OSError, ValueError):
         return 0
+    return own + sum(_proportional_memory(int(child)) for child in children)
