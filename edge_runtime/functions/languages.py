@@ -5,23 +5,47 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from edge_runtime.flows.ports import Unavailable
 from edge_runtime.functions.engines import Engine
-from edge_runtime.functions.sandbox import modules
+from edge_runtime.functions.sandbox import javascript, modules
 from edge_runtime.functions.versions import AppFiles
 
 
-def _quiet(_what: str, _fraction: float) -> None:
-    """A deploy has no progress bar."""
+class _Stopped(Exception):
+    """Thrown through the build of a guest, to end it."""
 
 
 class Languages:
-    """Makes the engines of languages other than Python as they are needed; `folder` caches what was built."""
+    """Makes the engines of languages other than Python as they are needed.
 
-    def __init__(self, folder: Path) -> None:
+    `folder` caches what was built, `stock` is how many virgin instances an executor keeps ready.
+    """
+
+    def __init__(self, folder: Path, stock: int) -> None:
         self._folder = folder
+        self._stock = stock
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End what is being built, if anything is."""
+        self._stopping = True
+
+    def _progress(self, _what: str, _fraction: float) -> None:
+        """A deploy has no progress bar."""
+        if self._stopping:
+            raise _Stopped
 
     async def engine(self, content: AppFiles) -> Engine:
-        """What runs an app in the language of its file. Raises `DeployError`."""
+        """What runs an app in the language of its entry. Raises `DeployError`, `GuestError` or `Unavailable`."""
+        try:
+            return await self._engine(content)
+        except _Stopped:
+            raise Unavailable("the function platform is stopping") from None
+
+    async def _engine(self, content: AppFiles) -> Engine:
+        if content.language == "javascript":
+            code = await asyncio.to_thread(javascript.prepared, self._folder, self._progress)
+            return Engine("javascript", "edge_runtime.functions.sandbox.javascript", (str(code), str(self._stock)))
         entry = content.entry
-        code = await asyncio.to_thread(modules.compiled, entry, content.files[entry], self._folder, _quiet)
+        code = await asyncio.to_thread(modules.compiled, entry, content.files[entry], self._folder, self._progress)
         return Engine("wasm", "edge_runtime.functions.sandbox.core", (str(code),), shared=False)

@@ -117,7 +117,7 @@ class FunctionPlatform:
         self._guest = ""
         self._wasm = self._compiled = Path()
         self._python = python_engine(self._compiled, stock)
-        self._languages = Languages(self._cache)
+        self._languages = Languages(self._cache, stock)
 
     async def start(self, progress: Progress | None = None) -> None:
         """Build and compile the guest where that has not been done, and start the executors.
@@ -153,6 +153,7 @@ class FunctionPlatform:
 
     async def stop(self) -> None:
         """End the executors; calls under way become `Unavailable`."""
+        self._languages.stop()
         if self._pool is not None:
             await self._pool.stop()
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 from edge_runtime.functions.sandbox import cache
 from edge_runtime.functions.sandbox.cache import Progress
@@ -94,17 +96,18 @@ def run_watched(
     expected: float,
     progress: Progress,
     cwd: Path | None = None,
+    env: Mapping[str, str] = MappingProxyType({}),
     stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
 ) -> None:
-    """Run a command in an empty environment, reporting its progress by the clock. Raises `GuestError`.
+    """Run a command with the environment `env`, reporting its progress by the clock. Raises `GuestError`.
 
     The command is killed when `progress` raises. It has a session of its own: a Ctrl-C is for whoever waits for it.
     """
     started = time.monotonic()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            command, cwd=cwd, env={}, stdin=stdin, stdout=stdout, stderr=errors, start_new_session=True
+            command, cwd=cwd, env=dict(env), stdin=stdin, stdout=stdout, stderr=errors, start_new_session=True
         )
         try:
             while (elapsed := time.monotonic() - started) < TIMEOUT:

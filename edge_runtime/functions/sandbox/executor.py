@@ -139,7 +139,7 @@ class Executor:
             if app.instance is not None:
                 app.instance.close()
                 app.instance = None
-            if stopped.reason != "memory":
+            if stopped.reason != "memory" or stopped.detail:  # else the guest has said it itself
                 detail = stopped.detail or f"it ran longer than {request.time // 1000} ms"
                 outcomes.append(_failure(stopped.reason, detail, last))
         if not outcomes:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from wasmtime import Engine, Store, WasmtimeError
 from wasmtime.component import Component, ExportIndex, Linker
@@ -16,7 +16,20 @@ from edge_runtime.functions.sandbox import wasi
 from edge_runtime.functions.sandbox.engine import TICK
 from edge_runtime.functions.sandbox.errors import GuestError, Refusal, Stopped
 
-_REHEARSAL_APP = '''"""An app."""
+
+class Rehearsal(NamedTuple):
+    """What a new guest does before its first app: everything that an app does, so that its pages are touched."""
+
+    file: str
+    source: str
+    """An app `rehearsal` with functions `f` and `g`."""
+    opaque: bool = False
+    """The interpreter gives up without a word when its memory is full."""
+
+
+PYTHON = Rehearsal(
+    "rehearsal.py",
+    '''"""An app."""
 from edge import App, Context, Event
 app = App("rehearsal")
 @app.on("a", where="b > 1")
@@ -29,9 +42,26 @@ def f(event: Event, ctx: Context) -> None:
 def g(event: Event) -> dict[str, object]:
     """Shape."""
     return {"site": "s", **event.data}
-'''
-_REHEARSAL = json.dumps({"files": {"rehearsal.py": _REHEARSAL_APP}, "entry": "rehearsal.py", "limits": {}})
-_REHEARSAL_EVENTS = '[["d","a",0,{"b":1.5},"d/0/0",0,"",0]]'
+''',
+)
+JAVASCRIPT = Rehearsal(
+    "rehearsal.js",
+    """// An app.
+import { App } from "edge";
+const app = new App("rehearsal");
+app.on("a", { where: "b > 1" }, function f(event, ctx) {
+  ctx.command(event.device, "c", { on: true }, { expires: "60s" });
+  ctx.emit("b", { ...event.data, d: 1 });
+  console.log(event.id);
+});
+app.route("a", { to: "t" }, function g(event) {
+  return { site: "s", ...event.data };
+});
+export default app;
+""",
+    opaque=True,
+)
+_REHEARSAL_EVENTS = '[["d","a",0,{"b":1.5},"d/0/0",0,"",0,false]]'
 _REHEARSAL_TIME = 30_000_000
 """Microseconds: our own code, on a machine that may be slow."""
 
@@ -81,8 +111,12 @@ class Breed(Protocol):
 class Guests:
     """Makes instances of one compiled guest."""
 
-    def __init__(self, engine: Engine, path: Path | str) -> None:
+    def __init__(self, engine: Engine, path: Path | str, rehearsal: Rehearsal = PYTHON) -> None:
         self._engine = engine
+        self._opaque = rehearsal.opaque
+        self._rehearsal = json.dumps(
+            {"files": {rehearsal.file: rehearsal.source}, "entry": rehearsal.file, "limits": {}}
+        )
         self._component = Component.deserialize_file(engine, str(path))
         self._done: Done | None = None
         self._linker = Linker(engine)
@@ -105,7 +139,7 @@ class Guests:
         guest = Instance(self, store, functions)
         if rehearse:
             for function in ("f", "g"):  # twice: the second time the memory of the first is there to be used again
-                guest.load(_REHEARSAL, 0, _REHEARSAL_TIME)
+                guest.load(self._rehearsal, 0, _REHEARSAL_TIME)
                 guest.run(function, _REHEARSAL_EVENTS, "", _REHEARSAL_TIME, lambda _outcome: True)
         return guest
 
@@ -162,7 +196,7 @@ class Instance:
         try:
             return self._functions[name](self._store, *arguments)
         except WasmtimeError as error:
-            raise _stopped(str(error)) from None
+            raise _stopped(str(error), self._guests._opaque) from None
         except Stopped:
             raise
         except Exception as error:  # ours, from a host function: it must not cost the other apps their executor
@@ -172,11 +206,13 @@ class Instance:
 _UNDEFINED = re.compile(r"unknown import: `wasi:([^`@]+)(?:@[^`#]*)?#?([^`]*)`")
 
 
-def _stopped(message: str) -> Stopped:
+def _stopped(message: str, opaque: bool) -> Stopped:
     if "wasm trap: interrupt" in message:
         return Stopped("timeout", "")
     if "call stack exhausted" in message:
         return Stopped("crash", "the recursion was too deep for the interpreter")
+    if opaque and "`unreachable` instruction" in message:
+        return Stopped("memory", "the interpreter gave up, as it does when its memory is full")
     if undefined := _UNDEFINED.search(message):
         return Stopped("error", f"functions have no {undefined[1]} ({undefined[2]})")
     last = message.strip().splitlines()[-1].strip() if message.strip() else "no reason given"
