@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -10,8 +11,18 @@ MAX_DEPTH = 16
 """How deep lists and dicts may be nested."""
 
 _SCALARS = frozenset({str, bool, float, type(None)})
-_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"), check_circular=False)
-_encode = _encoder.encode
+
+
+def _encoder() -> Callable[[Any], str]:
+    """Compact JSON of checked values. `json` itself makes an encoder for each: longer than a small value takes."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return json.JSONEncoder(allow_nan=False, separators=(",", ":"), check_circular=False).encode
+    parts = make(None, None, encode_basestring_ascii, None, ":", ",", False, False, False)
+    return lambda value: "".join(parts(value, 0))
+
+
+_encode = _encoder()
 
 
 def check(value: Any, depth: int = 0) -> None:
