@@ -7,6 +7,10 @@ want mosquitto mosquitto
 want mosquitto_pub mosquitto-clients
 want cc gcc
 want setpriv util-linux
+want clang clang
+want wasm-ld lld
+want node nodejs
+want npm npm
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ]; then as=""; elif sudo -n true 2>/dev/null; then as="sudo"; else as="none"; fi
 if [ "$as" != none ] && command -v apt-get >/dev/null 2>&1; then

@@ -43,7 +43,8 @@ T = TypeVar("T")
 TIMEOUT = 60.0
 """Seconds: a deploy on a slow machine loads and checks an app well within it."""
 LONG = 1800.0
-"""Seconds for what reads the journal through: a dry run, a trace, the first look for dead letters."""
+"""Seconds for what reads the journal through (a dry run, a trace, the first look for dead letters), and for a deploy:
+the first app in JavaScript has its guest built."""
 
 
 class NotRunning(EdgeError):
@@ -156,7 +157,7 @@ class Client:
 
     def deploy(self, files: dict[str, bytes], *, check: bool = False) -> Deployed:
         """Put an app live, or only check it. `files` are by their path in the app."""
-        return self._ask("POST", "/apps", Deployed, Deploy(files, check))
+        return self._ask("POST", "/apps", Deployed, Deploy(files, check), timeout=LONG)
 
     def rollback(self, app: str, to: str = "") -> Deployed:
         """Put an earlier version of an app live; without `to` the one before."""

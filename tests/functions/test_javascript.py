@@ -113,7 +113,7 @@ app.on("climate", function f(event, ctx) {
 });"""
     ref = await deploy(platform, js(body))
     kept = {"list": ("[1]", 0), "old": ("5", 1_999_999), "unwanted": ("true", 0)}
-    first, second = await platform.invoke(ref("f"), [event(seq=2), event(seq=3)], Given(states={"b1": kept}))  # type: ignore[dict-item]
+    first, second = await platform.invoke(ref("f"), [event(seq=2), event(seq=3)], Given(states={"b1": kept}))
     assert ok(first).logs[0].text == "list,unwanted undefined false"
     assert ok(first).state == {"list": ("[1,2]", 0), "short": ("1", 3_000_000), "old": None, "unwanted": None}
     assert ok(second).logs[0].text == "list,short undefined false"

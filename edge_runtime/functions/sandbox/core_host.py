@@ -88,6 +88,8 @@ class Host:
 
     def _bytes(self, caller: Caller, pointer: int, length: int) -> bytes:
         length &= 0xFFFFFFFF
+        if not length:
+            return b""
         if length > self.call.room:
             raise Stopped("output", f"more than {self.call.room // 1024} KiB of output at once")
         return ctypes.string_at(self._place(caller, pointer, length), length)
