@@ -23,11 +23,16 @@ from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.flows.lineage import Lineage
+from edge_runtime.flows.metrics import Metrics
 from edge_runtime.flows.outbox import Outbox
 from edge_runtime.flows.ports import Target
+from edge_runtime.flows.reach import Reach
+from edge_runtime.functions.http_out import HttpOut
 from edge_runtime.functions.platform import FunctionPlatform
+from edge_runtime.functions.secrets import Secrets
 from edge_runtime.functions.settings import default_limits, limits_by_app, scaling_of
 from edge_runtime.functions.stats import AppStats
+from edge_runtime.grants import Grants
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.interface import Usage
@@ -142,6 +147,10 @@ class Gateway:
             stack.push_async_callback(target.aclose)
             self.targets[name] = target
 
+        self.secrets = Secrets(data / "secrets")
+        self.metrics = Metrics()
+        self._http_out = HttpOut()
+        stack.push_async_callback(self._http_out.aclose)
         self.flows = Flows(self.journal, tables, clock, self._rng)
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
@@ -199,15 +208,19 @@ class Gateway:
         return await self.deployments.deploy(request)
 
     def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
-        return [self._flow(manifest.app, version, trigger) for trigger in manifest.triggers]
+        # A version is live only with all that it asks for approved; others are only run dry.
+        reach = Reach(Grants.of(manifest.grants), self.secrets.get, self._http_out, self.metrics)
+        return [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
 
-    def _flow(self, app: str, version: str, trigger: OnEvent | Route) -> Flow:
+    def _flow(self, app: str, version: str, trigger: OnEvent | Route, reach: Reach) -> Flow:
         try:
             matches = expr.compile(trigger.where).matches
         except expr.ExpressionError as error:
             raise DeployError(f"{app}.{trigger.name}: where={trigger.where!r} is not an expression: {error}") from error
         if isinstance(trigger, OnEvent):
-            return FunctionFlow(app, version, trigger, matches=matches, invoker=self.platform, clock=self._clock)
+            return FunctionFlow(
+                app, version, trigger, matches=matches, invoker=self.platform, clock=self._clock, reach=reach
+            )
         return RouteFlow(app, version, trigger, self.platform, self._target(app, trigger), self._clock)
 
     def _target(self, app: str, trigger: Route) -> Target:
@@ -245,6 +258,8 @@ class Gateway:
             held,
             health=instrumentation.health(True, rows, broken).words,
             earlier=record.earlier[0][0] if record.earlier else "",
+            grants=list(Grants.of(manifest.grants).all) if manifest is not None else [],
+            metrics=self.metrics.of(app),
         )
 
     # Devices

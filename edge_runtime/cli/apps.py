@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from edge_runtime.cli.approval import Granted, approved
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, count, escaped, out, print_json, table
 from edge_runtime.clock import SystemClock
 from edge_runtime.functions.sources import read_files
 from edge_runtime.functions.stats import Stops
+from edge_runtime.grants import sentence
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import TriggerRow
 
@@ -29,13 +31,14 @@ def deploy(
     app: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="The app: a file, or a folder with a main.py.")],
     config_path: ConfigPath = CONFIG,
     check: Annotated[bool, typer.Option("--check", help="Only see whether it could go live.")] = False,
+    grant: Granted = None,
     as_json: AsJson = False,
 ) -> None:
     """Put an app live as a new version, without restarting anything; a broken one changes nothing."""
     started = time.monotonic()
     files = read_files(app)
     with connect(config_path) as client:
-        found = client.deploy(files, check=check)
+        found = approved(lambda given: client.deploy(files, check=check, grants=given), grant, check=check)
     if as_json:
         print_json(found)
         return
@@ -47,6 +50,8 @@ def deploy(
     )
     for trigger in found.triggers:
         out.print(f"  {_sentence(trigger)}")
+    for asked in found.asks:
+        out.print(f"  asks to {escaped(sentence(asked))}: to be approved when it is deployed")
 
 
 def _sentence(trigger: TriggerRow) -> str:

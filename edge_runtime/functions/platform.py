@@ -28,12 +28,14 @@ from edge_runtime.functions.settings import probable_name
 from edge_runtime.functions.sources import check_files, read_files
 from edge_runtime.functions.stats import FunctionStats, Recorder
 from edge_runtime.functions.versions import AppFiles, StoredVersion, Versions
+from edge_runtime.grants import Grants
 from edge_runtime.manifest import FunctionRef, Manifest, Route
 
 STOCK = 2
 """Virgin instances that each executor keeps ready: 2.5 MiB each."""
 
 MAX_TRIGGERS = 200
+NO_GRANTS = Grants()
 MAX_RETRIES = 100
 
 _MISSING = "ModuleNotFoundError"
@@ -215,9 +217,10 @@ class FunctionPlatform:
                 f"version {version} of the app '{app}' is of the native tier, and edge.toml no longer says that it may",
                 hint=f'Deploy it again, or set tier = "native" in [apps.{app}].',
             )
+        grants = Grants.of(manifest.grants)
         try:
             loaded = await self._running.load(
-                (app, version), await self._engine_of(content), _request(content), content.limits
+                (app, version), await self._engine_of(content), _request(content, grants), content.limits
             )
         except LoadFailed as failure:
             raise _explained(failure, content) from None
@@ -283,8 +286,8 @@ class FunctionPlatform:
         return self._pool
 
 
-def _request(content: AppFiles) -> str:
-    """The app as the guest takes it: its sources in the language of its entry."""
+def _request(content: AppFiles, grants: Grants = NO_GRANTS) -> str:
+    """The app as the guest takes it: its sources in the language of its entry, and the rest where that is granted."""
     limits = content.limits
     ending = os.path.splitext(content.entry)[1]
     source = {} if ending == ".wasm" else content.files  # a module's executor was started with it
@@ -292,6 +295,10 @@ def _request(content: AppFiles) -> str:
         "files": {name: text.decode("utf-8-sig") for name, text in source.items() if name.endswith(ending)},
         "entry": content.entry,
         "limits": {name: getattr(limits, name) for name in ("output", "lines", "effects", "state")},
+        "grants": grants.all,
+        "data": {name: data for name, data in content.files.items() if name not in source or not name.endswith(ending)}
+        if grants.files
+        else {},
     }
     return msgspec.json.encode(request).decode()
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.planes import api_apps, api_flows, api_operations
+from edge_runtime.planes import api_apps, api_flows, api_operations, api_secrets
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
 from edge_runtime.planes.messages import AddDevice, Backup, Deploy
@@ -85,6 +85,7 @@ def application(house: House) -> Starlette:
             Route("/tail", guarded(tail)),
             *api_apps.routes(house.deployments),
             *api_flows.routes(house.control),
+            *api_secrets.routes(house.secrets),
             *api_operations.routes(house.letters, house.lineage, house.control),
         ]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from edge_runtime.planes.messages import (
     Health,
     Line,
     Problem,
+    Secret,
     Status,
 )
 from edge_runtime.planes.scaling import AlertMessage, Instances
@@ -155,13 +156,25 @@ class Client:
         """The registered devices."""
         return self._ask("GET", "/devices", list[DeviceRow])
 
-    def deploy(self, files: dict[str, bytes], *, check: bool = False) -> Deployed:
-        """Put an app live, or only check it. `files` are by their path in the app."""
-        return self._ask("POST", "/apps", Deployed, Deploy(files, check), timeout=LONG)
+    def deploy(self, files: dict[str, bytes], *, check: bool = False, grants: Sequence[str] = ()) -> Deployed:
+        """Put an app live, or only check it. `files` are by their path in the app, `grants` what is approved."""
+        return self._ask("POST", "/apps", Deployed, Deploy(files, check, list(grants)), timeout=LONG)
 
-    def rollback(self, app: str, to: str = "") -> Deployed:
+    def rollback(self, app: str, to: str = "", grants: Sequence[str] = ()) -> Deployed:
         """Put an earlier version of an app live; without `to` the one before."""
-        return self._ask("POST", f"/apps/{quote(app, safe='')}/rollback", Deployed, Rollback(to))
+        return self._ask("POST", f"/apps/{quote(app, safe='')}/rollback", Deployed, Rollback(to, list(grants)))
+
+    def secrets(self) -> list[str]:
+        """The secrets that have a value."""
+        return self._ask("GET", "/secrets", list[str])
+
+    def set_secret(self, name: str, value: str) -> list[str]:
+        """Give a secret a value."""
+        return self._ask("PUT", f"/secrets/{quote(name, safe='')}", list[str], Secret(value))
+
+    def remove_secret(self, name: str) -> list[str]:
+        """Forget a secret."""
+        return self._ask("DELETE", f"/secrets/{quote(name, safe='')}", list[str])
 
     def versions(self, app: str) -> list[VersionRow]:
         """The stored versions of an app."""

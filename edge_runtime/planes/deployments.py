@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.functions.platform import FunctionPlatform
+from edge_runtime.grants import Grants, sentence
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import AppVersion
 from edge_runtime.manifest import Manifest, Route
@@ -25,6 +26,7 @@ MAX_EARLIER = 20
 """Versions that an app's record remembers as live before it."""
 
 _log = logging.getLogger("edge.apps")
+_security = logging.getLogger("edge.security")
 
 MakeFlows = Callable[[Manifest, str], list[Flow]]
 """The flows of an app's version. Raises `DeployError` where there cannot be such flows."""
@@ -34,6 +36,8 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
     """Put an earlier version of an app live; empty for the one before the live one."""
 
     to: str = ""
+    grants: list[str] = []
+    """As in `Deploy`: for a version that was never live."""
 
 
 class VersionRow(msgspec.Struct):
@@ -108,11 +112,17 @@ class Deployments:
             manifest, version = checked.manifest, checked.version
             flows = self._make(manifest, version)
             unchanged = self._runs(manifest, version)
+            asks = self._asks(manifest, request.grants)
+            if asks and not request.check:
+                # Nobody has approved this yet: it is for whoever deploys to say.
+                return _deployed(manifest, version, checked.cold_start_us, asks=asks)
             if not request.check and not unchanged:
+                self._approved(manifest, version, request.grants)
                 await self._platform.store(checked)
                 async with self.borrowed(manifest.app, version):
                     await self._go_live(manifest, version, flows, self._before(manifest.app, version))
-            return _deployed(manifest, version, checked.cold_start_us, live=not request.check, unchanged=unchanged)
+            live = not request.check
+            return _deployed(manifest, version, checked.cold_start_us, live=live, unchanged=unchanged, asks=asks)
 
     async def rollback(self, app: str, request: Rollback) -> Deployed:
         """Put a stored version live again. State and progress stay; what is live serves until then."""
@@ -129,7 +139,12 @@ class Deployments:
                 took = self._clock.monotonic() - started
                 flows = self._make(manifest, version)
                 unchanged = self._runs(manifest, version)
+                # What was live before was approved then.
+                asks = [] if version in dict(record.earlier) else self._asks(manifest, request.grants)
+                if asks:
+                    return _deployed(manifest, version, took, asks=asks)
                 if not unchanged:
+                    self._approved(manifest, version, request.grants)
                     await self._go_live(manifest, version, flows, self._before(app, version, back=True))
                 return _deployed(manifest, version, took, live=True, unchanged=unchanged)
 
@@ -172,6 +187,19 @@ class Deployments:
         live = self.live.get(manifest.app)
         names = (f"{manifest.app}.{trigger.name}" for trigger in manifest.triggers)
         return live is not None and live[0].version == version and all(name in self._flows.runners for name in names)
+
+    def _asks(self, manifest: Manifest, approved: Sequence[str]) -> list[str]:
+        """What a version asks for beyond what the live one has, and what is approved now. Raises `EdgeError`."""
+        live = self.live.get(manifest.app)
+        had = Grants.of(live[1].grants).all if live is not None else ()
+        return Grants.of(manifest.grants).beyond([*had, *Grants.of(approved).all])
+
+    def _approved(self, manifest: Manifest, version: str, approved: Sequence[str]) -> None:
+        asked = set(Grants.of(manifest.grants).all)
+        for grant in sorted(asked.intersection(Grants.of(approved).all)):
+            _security.warning(
+                "app %s, version %s, may %s: approved at its deploy", manifest.app, version, sentence(grant)
+            )
 
     def _before(self, app: str, version: str, *, back: bool = False) -> list[tuple[str, int]]:
         """What was live before, once `version` is. Going back to one of them undoes what came after it."""
@@ -220,8 +248,16 @@ class Deployments:
                 await self._platform.unload(app, version)
 
 
-def _deployed(manifest: Manifest, version: str, cold_start: int, *, live: bool, unchanged: bool) -> Deployed:
-    return Deployed(manifest.app, version, triggers(manifest), cold_start, live=live, unchanged=unchanged)
+def _deployed(
+    manifest: Manifest,
+    version: str,
+    cold_start: int,
+    *,
+    live: bool = False,
+    unchanged: bool = False,
+    asks: Sequence[str] = (),
+) -> Deployed:
+    return Deployed(manifest.app, version, triggers(manifest), cold_start, live, unchanged, list(asks))
 
 
 def triggers(manifest: Manifest) -> list[TriggerRow]:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from edge_runtime.flows.deadletters import DeadLetters
 from edge_runtime.flows.lineage import Lineage
+from edge_runtime.functions.secrets import Secrets
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.deployments import Deployments
@@ -24,6 +25,8 @@ class House(Protocol):
     """Verbs on flows."""
     scaling: AppScaling
     """How many instances apps have, and why."""
+    secrets: Secrets
+    """What functions may read by name."""
     letters: DeadLetters
     lineage: Lineage
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from edge_runtime.flows.metrics import Metric
 from edge_runtime.functions.stats import AppStats, Stops
 
 
@@ -45,12 +46,20 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     files: dict[str, bytes]
     """Its files by their path in the app; the content is base64."""
     check: bool = False
+    grants: list[str] = []
+    """What the operator approves of what it asks for. What the live version has needs no further approval."""
 
 
 class Backup(msgspec.Struct, forbid_unknown_fields=True):
     """Back the gateway up into a new folder, named by an absolute path."""
 
     to: str
+
+
+class Secret(msgspec.Struct, forbid_unknown_fields=True):
+    """A secret's new value."""
+
+    value: str
 
 
 class TriggerRow(msgspec.Struct):
@@ -72,9 +81,11 @@ class Deployed(msgspec.Struct):
     cold_start: int
     """From handing over the source to a loaded app, inside the sandbox; microseconds."""
     live: bool
-    """False after a check."""
+    """False after a check, and where it `asks`."""
     unchanged: bool
     """This version was live already."""
+    asks: list[str] = []
+    """What it asks for and nobody has approved yet; unless that is done, it does not go live."""
 
 
 class AppRow(msgspec.Struct):
@@ -95,6 +106,10 @@ class AppRow(msgspec.Struct):
     """What is wrong with it, in words; `ok` for nothing."""
     earlier: str = ""
     """The version that a rollback would put live; empty for none."""
+    grants: list[str] = []
+    """What it may reach beyond its own events."""
+    metrics: dict[str, Metric] = {}
+    """What its functions have measured since the gateway started, by name."""
 
 
 class RouteCounts(msgspec.Struct):

@@ -130,7 +130,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
 async def test_ten_kills_under_load(gateway: Gateway) -> None:
     rng = random.Random(20)
     keys = {f"b{n}": (await asyncio.to_thread(gateway.api.add_device, f"b{n}")).key for n in range(BOARDS)}
-    await asyncio.to_thread(gateway.api.deploy, {"load.py": APP})
+    await asyncio.to_thread(gateway.api.deploy, {"load.py": APP.encode()})
     boards = [Board(name, key, gateway.port) for name, key in keys.items()]
     stop = asyncio.Event()
     running = [asyncio.ensure_future(board.run(stop)) for board in boards]

@@ -1,0 +1,116 @@
+"""Requests of functions, sent by the gateway: to granted hosts alone, within a deadline and a size."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import msgspec
+
+from edge_runtime.flows.ports import HttpAnswer, HttpRequest
+from edge_runtime.grants import origin_of
+
+MAX_ANSWER = 1 << 20
+"""Bytes of an answer's body."""
+MAX_HEADERS = 16 << 10
+"""Bytes of an answer's headers that a function is given."""
+MAX_REDIRECTS = 3
+"""On the same host; to another one is not gone, for nobody has granted it."""
+MAX_CONNECTIONS = 32
+MAX_PER_HOST = 8
+"""Requests under way at a time, in all and to one host: a slow one must not take the places of all others."""
+MAX_HOSTS = 256
+"""Hosts whose places are remembered while nobody uses them."""
+
+_OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "idempotency-key", "accept-encoding"})
+"""Headers that are not a function's to set."""
+_MOVED = frozenset({301, 302, 303, 307, 308})
+
+
+class HttpOut:
+    """Implements `Fetcher`."""
+
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(
+            follow_redirects=False,
+            timeout=None,
+            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            # What goes where is for the operator to say, not for proxy variables or a .netrc.
+            trust_env=False,
+        )
+        self._places: dict[str, asyncio.Semaphore] = {}
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def fetch(self, request: HttpRequest, idempotency_key: str) -> HttpAnswer:
+        """As `Fetcher.fetch`."""
+        found = HttpAnswer(request.method, request.url)
+        origin = origin_of(request.url)
+        if origin is None:
+            return msgspec.structs.replace(found, error="that is not a URL that can be asked")
+        try:
+            async with asyncio.timeout(request.timeout / 1e6), self._place(origin):
+                return await self._followed(request, idempotency_key, origin)
+        except TimeoutError:
+            error = f"{origin} did not answer within {request.timeout / 1e6:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as failed:
+            error = f"{origin} cannot be asked: {failed or type(failed).__name__}"
+        except (UnicodeError, ValueError) as failed:  # what the URL or a header says cannot be said in HTTP
+            error = f"the request cannot be sent: {failed}"
+        return msgspec.structs.replace(found, error=error[:500])
+
+    def _place(self, origin: str) -> asyncio.Semaphore:
+        place = self._places.get(origin)
+        if place is None:
+            if len(self._places) >= MAX_HOSTS:
+                self._places = {name: known for name, known in self._places.items() if known._value < MAX_PER_HOST}
+            place = self._places[origin] = asyncio.Semaphore(MAX_PER_HOST)
+        return place
+
+    async def _followed(self, request: HttpRequest, key: str, origin: str) -> HttpAnswer:
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}
+        headers |= {"idempotency-key": key, "accept-encoding": "identity"}
+        headers.setdefault("user-agent", "edge-runtime")
+        method, url, body = request.method, request.url, request.body
+        for _ in range(MAX_REDIRECTS + 1):
+            answer, target = await self._once(method, url, headers, body)
+            if target is None or origin_of(target) != origin:
+                break
+            url = target
+            if answer.status == 303 or (answer.status in (301, 302) and method == "POST"):
+                method, body = "GET", b""
+        return msgspec.structs.replace(answer, method=request.method, url=request.url)
+
+    async def _once(self, method: str, url: str, headers: dict[str, str], body: bytes) -> tuple[HttpAnswer, str | None]:
+        """One answer, and where it points to if it says to go there."""
+        extra: dict[str, Any] = {"content": body} if body else {}
+        async with self._client.stream(method, url, headers=headers, **extra) as response:
+            found = HttpAnswer(method, url)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                # It was asked not to: unpacking could make any size out of few bytes.
+                return msgspec.structs.replace(found, error="the answer is compressed, which was not asked for"), None
+            content = bytearray()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > MAX_ANSWER:
+                    error = f"the answer has more than {MAX_ANSWER >> 20} MiB"
+                    return msgspec.structs.replace(found, error=error), None
+            kept = _headers(response.headers)
+            target = response.headers.get("location") if response.status_code in _MOVED else None
+            answer = HttpAnswer(method, url, response.status_code, kept, bytes(content))
+            return answer, None if target is None else urljoin(url, target)
+
+
+def _headers(headers: httpx.Headers) -> dict[str, str]:
+    found: dict[str, str] = {}
+    room = MAX_HEADERS
+    for name, value in headers.items():
+        room -= len(name) + len(value)
+        if room < 0:
+            break
+        found[name.lower()] = value
+    return found
