@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from edge_runtime.functions.sandbox import modules, spawn
 from edge_runtime.manifest import OnEvent, Route
 
 from .conftest import Start, app, deploy, event, failed, ok
-
-EXAMPLES = Path(__file__).parents[2] / "examples/languages"
 
 
 def wat(text: str) -> bytes:
@@ -329,28 +325,6 @@ async def test_printing_and_the_system_interface(platform: FunctionPlatform) -> 
     ref = await deploy(platform, module(body, imports))
     [outcome] = await platform.invoke(ref("f"), [event()])
     assert ok(outcome).logs == [LogLine("info", "fine")]
-
-
-@pytest.fixture(scope="session")
-def c_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The C example, built as its README says."""
-    if shutil.which("clang") is None or shutil.which("wasm-ld") is None:
-        pytest.skip("clang and lld are not installed (make system)")
-    built = tmp_path_factory.mktemp("c") / "greenhouse.wasm"
-    subprocess.run([EXAMPLES / "c/build.sh", EXAMPLES / "c/greenhouse.c", built], check=True, timeout=60)
-    return built
-
-
-@pytest.fixture(scope="session")
-def assemblyscript_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The AssemblyScript example, built as its README says, in a copy of its folder."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed (make system)")
-    work = tmp_path_factory.mktemp("assemblyscript") / "app"
-    shutil.copytree(EXAMPLES / "assemblyscript", work, ignore=shutil.ignore_patterns("node_modules", "build"))
-    subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=work, check=True, timeout=110)
-    subprocess.run(["npm", "run", "--silent", "build"], cwd=work, check=True, timeout=110)
-    return work / "build/greenhouse.wasm"
 
 
 @pytest_asyncio.fixture(params=["c", "assemblyscript"])

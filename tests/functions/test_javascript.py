@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from edge_runtime.errors import DeployError
 from edge_runtime.flows.ports import Emit, Given, LogLine, Order
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import FunctionPlatform
-from edge_runtime.functions.sandbox import build, cache, javascript
+from edge_runtime.functions.sandbox import build, javascript
 from edge_runtime.functions.sandbox.errors import GuestError
 from edge_runtime.manifest import OnEvent, Route
 
@@ -26,14 +25,6 @@ HEAD = 'import { App } from "edge";\nconst app = new App("{name}");\n'
 def js(body: str, name: str = "greenhouse") -> dict[str, bytes]:
     """The source of an app, by its file's name."""
     return {f"{name}.js": (HEAD.replace("{name}", name) + body).encode()}
-
-
-@pytest.fixture(scope="session")
-def javascript_guest() -> Path:
-    """The real guest, built with Node.js and compiled; cached between runs."""
-    if not javascript.SHIPPED.exists() and (shutil.which("node") is None or shutil.which("npm") is None):
-        pytest.skip("Node.js and npm are not installed (make system)")
-    return javascript.prepared(cache.default_folder(), lambda *_: None)
 
 
 @pytest_asyncio.fixture
