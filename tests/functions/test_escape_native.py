@@ -32,12 +32,12 @@ REFUSALS = (
 Found = dict[str, Any]
 
 
-def _tried(user: list[str]) -> Found:
+def _tried(user: list[str], *arguments: str) -> Found:
     folders = [str(ROOT), *(folder for folder in sys.path if folder)]
     script = f"import sys; sys.path[:0] = {folders!r}; import runpy; "
     script += "runpy.run_module('tests.functions.native_attempts', run_name='__main__')"
     done = subprocess.run(
-        [*user, sys.executable, "-c", script],
+        [*user, sys.executable, "-c", script, *arguments],
         env={"EDGE_TEST_SECRET": "secret"},
         cwd="/",
         capture_output=True,
@@ -49,9 +49,11 @@ def _tried(user: list[str]) -> Found:
     return found
 
 
-@pytest.fixture(scope="module", params=["root", "ordinary"])
+@pytest.fixture(scope="module", params=["root", "ordinary", "seccomp_alone"])
 def tried(request: pytest.FixtureRequest) -> Found:
-    """The outcomes of all attempts by a gateway of either user."""
+    """The outcomes of all attempts, with a gateway of either user, and by one whom seccomp alone holds."""
+    if request.param == "seccomp_alone":
+        return _tried([], "bare")
     if request.param == "root":
         if os.geteuid() != 0:
             pytest.skip("needs to be root to drop root")
@@ -119,4 +121,8 @@ def test_native_escape_attempts_cost_the_executor_nothing(tried: Found) -> None:
     executor = tried["_executor"]
     assert executor["restarts"] == 0
     assert executor["jail"]["seccomp"]
-    assert executor["jail"]["uid"] != 0
+    if executor["jail"]["missing"] == ["everything but seccomp"]:
+        assert executor["jail"]["uid"] == os.geteuid()
+        assert executor["jail"]["landlock"] == 0
+    else:
+        assert executor["jail"]["uid"] != 0

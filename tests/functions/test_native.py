@@ -138,6 +138,14 @@ async def test_the_standard_library_can_be_imported_when_there_are_no_files(nati
     assert {name: getattr(outcome, "value", outcome) for name, outcome in outcomes.items()} == dict.fromkeys(LATE, True)
 
 
+async def test_the_memory_limit_is_what_the_app_may_have_beyond_its_interpreter(native: FunctionPlatform) -> None:
+    ref = await deploy(native, app('@app.route("climate", to="x")\ndef f(e): return len(bytearray(e.data << 20))\n'))
+    limit = NATIVE.memory // MIB
+    for size, fits in ((limit - 8, True), (limit + 1, False), (limit - 8, True)):
+        [outcome] = await native.invoke(ref("f"), [event(size)])
+        assert ok(outcome).value == size << 20 if fits else failed(outcome).reason == "memory"
+
+
 async def test_what_is_not_listed_cannot_be_imported(native: FunctionPlatform) -> None:
     with pytest.raises(
         DeployError, match=r"greenhouse.py, line 3: ModuleNotFoundError: No module named 'msgspec'"

@@ -63,6 +63,7 @@ def prepare(modules: Sequence[str], folders: Sequence[str]) -> Guest:
     _module("wit_world", imports=imports, WitWorld=type("WitWorld", (), {}))
     _module("componentize_py_types", Err=Err)
     _module("stdlib", Finder=library.Finder)
+    sys.modules.pop("main", None)  # one that was preloaded
     sys.path.insert(0, str(SOURCES))
     main = importlib.import_module("main")
     return Guest(main, host)

@@ -51,6 +51,7 @@ class PreloadError(EdgeError):
 
 def preload(modules: Sequence[str], folders: Sequence[str]) -> None:
     """Import what the operator lists, from `folders`, with what it would import at first use. Raises `PreloadError`."""
+    before = sys.path[:]
     sys.path.extend(folders)
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
@@ -62,7 +63,7 @@ def preload(modules: Sequence[str], folders: Sequence[str]) -> None:
     finally:
         for variable in _ONE_THREAD:
             os.environ.pop(variable, None)
-        sys.path[:] = [folder for folder in sys.path if folder not in folders]
+        sys.path[:] = before
     if len(os.listdir("/proc/self/task")) > 1:
         raise PreloadError(
             f"importing {', '.join(modules)} started threads, and functions have none",
