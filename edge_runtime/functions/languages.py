@@ -35,6 +35,10 @@ class Languages:
         if self._stopping:
             raise _Stopped
 
+    def guest(self, language: str) -> str:
+        """Names what an app in a language is checked with: part of its version."""
+        return javascript.guest_version() if language == "javascript" else modules.ABI
+
     async def engine(self, content: AppFiles) -> Engine:
         """What runs an app in the language of its entry. Raises `DeployError`, `GuestError` or `Unavailable`."""
         try:

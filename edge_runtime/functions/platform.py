@@ -187,6 +187,9 @@ class FunctionPlatform:
         if content.limits.tier == "native":
             guest = await asyncio.to_thread(native_guest, self._guest, content.limits.preload)
             content = msgspec.structs.replace(content, guest=guest)
+        elif content.language != "python":
+            guest = await asyncio.to_thread(self._languages.guest, content.language)
+            content = msgspec.structs.replace(content, guest=guest)
         try:
             loaded = await self._running.try_load(await self._engine_of(content), _request(content), content.limits)
         except LoadFailed as failure:
@@ -296,7 +299,7 @@ def _request(content: AppFiles, grants: Grants = NO_GRANTS) -> str:
         "entry": content.entry,
         "limits": {name: getattr(limits, name) for name in ("output", "lines", "effects", "state")},
         "grants": grants.all,
-        "data": {name: data for name, data in content.files.items() if name not in source or not name.endswith(ending)}
+        "data": {name: data for name, data in content.files.items() if not name.endswith(ending)}
         if grants.files
         else {},
     }

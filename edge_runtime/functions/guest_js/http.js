@@ -132,5 +132,5 @@ function answered(answer, method, url) {
     );
   }
   if ("error" in answer) throw new HttpError(answer.error);
-  return new Response(url, answer.status, answer.headers, decoded(answer.body));
+  return new Response(url, answer.status, answer.headers ?? {}, decoded(answer.body ?? ""));
 }

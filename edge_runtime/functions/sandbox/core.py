@@ -216,7 +216,7 @@ class _Live:
             except Stopped as stopped:
                 self.stopped = stopped
                 raise
-            except BaseException as error:  # from one of our own functions: a mistake of the module's, or a limit
+            except BaseException as error:  # from our own functions: a mistake of the module's, a limit, a request
                 reason = "output" if ctx._exceeded else "error"
                 plain = isinstance(error, Failed) or ctx._exceeded
                 detail = ctx._exceeded or (str(error) if plain else f"{type(error).__name__}: {error}")

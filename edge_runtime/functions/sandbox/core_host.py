@@ -9,10 +9,12 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from edge._context import Context
 from edge._event import Event
+from edge._http import HttpError
 from wasmtime import Caller, FuncType, Linker, Memory, ValType
 
 from edge_runtime.functions.sandbox.errors import Stopped
@@ -48,6 +50,8 @@ class Call:
         self.context: Context | None = None
         self.value: Any = None
         """What a route returns."""
+        self.response: dict[str, Any] = {}
+        """What came back from the last request."""
 
     @property
     def ctx(self) -> Context:
@@ -133,7 +137,10 @@ class Host:
     # -- edge: what it is told
 
     def _look(self, caller: Caller, pointer: int, length: int) -> Any:
-        """A value by its path: an event's field, `data.` and names or positions below it, or `state.` and a name."""
+        """A value by its path: a field of the event (or of the last response) and names or positions below it.
+
+        Or `state.` and a name.
+        """
         if length & 0xFFFFFFFF > _MAX_PATH:
             raise Failed(f"a path is at most {_MAX_PATH} bytes long")
         path = self._text(caller, pointer, length)
@@ -143,9 +150,11 @@ class Host:
         if not path:
             return {name: getattr(event, name) for name in _EVENT_FIELDS}
         first, *names = path.split(".")
-        if first not in _EVENT_FIELDS:
-            raise Failed(f"'{path}' is no path: an event has {', '.join(_EVENT_FIELDS)}; then there is state.NAME")
-        value = getattr(event, first)
+        if first != "response" and first not in _EVENT_FIELDS:
+            raise Failed(
+                f"'{path}' is no path: an event has {', '.join(_EVENT_FIELDS)}; then there are state.NAME and response"
+            )
+        value = self.call.response if first == "response" else getattr(event, first)
         for name in names:
             if isinstance(value, dict):
                 value = value.get(name, _ABSENT)
@@ -198,6 +207,34 @@ class Host:
 
     def _edge_emit(self, caller: Caller, kind: int, kind_length: int, data: int, data_length: int) -> None:
         self.call.ctx.emit(self._text(caller, kind, kind_length), self._json(caller, data, data_length))
+
+    def _edge_metric(self, caller: Caller, name: int, name_length: int, value: float) -> None:
+        self.call.ctx.metric(self._text(caller, name, name_length), value)
+
+    def _edge_http(self, caller: Caller, pointer: int, length: int) -> int:
+        """Send a request; answers the status, or 0 where there was no answer. Look at `response` for the rest."""
+        described = self._json(caller, pointer, length)
+        if not isinstance(described, dict):
+            raise Failed("edge.http takes a JSON object")
+        try:
+            found = self.call.ctx.http.request(**{"method": "GET", **described})
+        except HttpError as error:
+            self.call.response = {"status": 0, "error": str(error)}
+            return 0
+        self.call.response = {"status": found.status, "headers": found.headers, "text": found.text}
+        with suppress(ValueError, RecursionError):
+            self.call.response["data"] = found.json()
+        return found.status
+
+    def _edge_secret(self, caller: Caller, name: int, name_length: int, pointer: int, capacity: int) -> int:
+        secret = self.call.ctx.secret(self._text(caller, name, name_length))
+        return self._answer(caller, secret.encode(), pointer, capacity)
+
+    def _edge_file(self, caller: Caller, path: int, path_length: int, pointer: int, capacity: int) -> int:
+        """A file of the app's folder; -1 where there is none of that name."""
+        files = self.call.ctx.files
+        name = self._text(caller, path, path_length)
+        return self._answer(caller, files.bytes(name), pointer, capacity) if name in files else -1
 
     def _edge_log(self, caller: Caller, level: int, pointer: int, length: int) -> None:
         if not 0 <= level < len(_LEVELS):
@@ -331,7 +368,7 @@ def _signature(text: str) -> tuple[list[ValType], list[ValType]]:
 _WASI = "wasi_snapshot_preview1"
 _ALL = {
     "edge": "app=ii trigger=ii text=iiii:i number=ii:d decimal=dii:i command=iiiiiidii emit=iiii log=iii value=ii "
-    "fail=ii state_set=iiiid state_set_number=iidd state_delete=ii",
+    "fail=ii metric=iid http=ii:i secret=iiii:i file=iiii:i state_set=iiiid state_set_number=iidd state_delete=ii",
     "env": "abort=iiii seed=:d Date.now=:d console.log=i console.info=i console.debug=i console.warn=i console.error=i",
     _WASI: "args_sizes_get=ii:i args_get=ii:i environ_sizes_get=ii:i environ_get=ii:i clock_time_get=iIi:i "
     "random_get=ii:i fd_write=iiii:i fd_fdstat_get=ii:i fd_seek=iIii:i fd_close=i:i fd_prestat_get=ii:i "

@@ -21,6 +21,10 @@ EDGE_IMPORT("emit") void edge_import_emit(const char *kind, edge_len, const char
 EDGE_IMPORT("log") void edge_import_log(edge_i32 level, const char *text, edge_len);
 EDGE_IMPORT("value") void edge_import_value(const char *json, edge_len);
 EDGE_IMPORT("fail") _Noreturn void edge_import_fail(const char *why, edge_len);
+EDGE_IMPORT("metric") void edge_import_metric(const char *name, edge_len, double value);
+EDGE_IMPORT("http") edge_i32 edge_import_http(const char *json, edge_len);
+EDGE_IMPORT("secret") edge_i32 edge_import_secret(const char *name, edge_len, char *to, edge_len capacity);
+EDGE_IMPORT("file") edge_i32 edge_import_file(const char *path, edge_len, char *to, edge_len capacity);
 EDGE_IMPORT("state_set")
 void edge_import_state_set(const char *name, edge_len, const char *json, edge_len, double ttl);
 EDGE_IMPORT("state_set_number")
@@ -33,11 +37,14 @@ static inline edge_len edge_length(const char *text) {
     return length;
 }
 
-/* In the function that EDGE_APP begins, describe the app: EDGE_APP("name") { EDGE_ON(function, "kind", "where"); ... } */
-#define EDGE_APP(name)                                                                                              \
+/* Describe the app: EDGE_APP("name") { EDGE_ON(function, "kind", "where"); ... }, or with what it asks to be granted:
+   EDGE_APP_GRANTED("name", "\"http:api.example.com\", \"files\"") { ... } */
+#define EDGE_APP(name) EDGE_APP_GRANTED(name, "")
+#define EDGE_APP_GRANTED(name, grants)                                                                              \
     static void edge_describe(void);                                                                                \
     EDGE_EXPORT("edge_app") void edge_app(void) {                                                                   \
-        edge_import_app("{\"name\":\"" name "\"}", sizeof("{\"name\":\"" name "\"}") - 1);                          \
+        static const char described[] = "{\"name\":\"" name "\",\"grants\":[" grants "]}";                            \
+        edge_import_app(described, sizeof described - 1);                                                           \
         edge_describe();                                                                                            \
     }                                                                                                               \
     static void edge_describe(void)
@@ -82,6 +89,21 @@ static inline void edge_log(const char *text) { edge_import_log(1, text, edge_le
 static inline void edge_warn(const char *text) { edge_import_log(2, text, edge_length(text)); }
 static inline void edge_value(const char *json) { edge_import_value(json, edge_length(json)); }
 static inline _Noreturn void edge_fail(const char *why) { edge_import_fail(why, edge_length(why)); }
+
+static inline void edge_metric(const char *name, double value) { edge_import_metric(name, edge_length(name), value); }
+
+/* What it may reach where the operator has granted it. A request is JSON ({"url": ...}, and "method", "headers", "params",
+   "json" or "data", "timeout"); the answer is its status, 0 for none, and the rest is at "response.text",
+   "response.data.NAME" (of JSON), "response.headers.NAME", "response.error". */
+static inline edge_i32 edge_http(const char *json) { return edge_import_http(json, edge_length(json)); }
+static inline edge_i32 edge_secret(const char *name, char *to, edge_len capacity) {
+    edge_i32 length = edge_import_secret(name, edge_length(name), to, capacity - 1);
+    to[(edge_len)length < capacity ? (edge_len)length : capacity - 1] = 0;
+    return length;
+}
+static inline edge_i32 edge_file(const char *path, char *to, edge_len capacity) {
+    return edge_import_file(path, edge_length(path), to, capacity);
+}
 
 /* What it keeps for the device of the event; a `ttl` of 0 seconds is for ever. */
 static inline void edge_keep(const char *name, const char *json, double ttl_seconds) {

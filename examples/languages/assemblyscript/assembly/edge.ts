@@ -21,6 +21,14 @@ declare function importLog(level: i32, text: usize, length: i32): void;
 declare function importValue(json: usize, length: i32): void;
 @external("edge", "fail")
 declare function importFail(why: usize, length: i32): void;
+@external("edge", "metric")
+declare function importMetric(name: usize, length: i32, value: f64): void;
+@external("edge", "http")
+declare function importHttp(json: usize, length: i32): i32;
+@external("edge", "secret")
+declare function importSecret(name: usize, length: i32, to: usize, capacity: i32): i32;
+@external("edge", "file")
+declare function importFile(path: usize, length: i32, to: usize, capacity: i32): i32;
 @external("edge", "state_set")
 declare function importStateSet(name: usize, nameLength: i32, json: usize, length: i32, ttl: f64): void;
 @external("edge", "state_set_number")
@@ -48,9 +56,9 @@ export function quote(text: string): string {
   return quoted + '"';
 }
 
-/** Name the app. Call it at the top of the module, and then say for each function what it is for. */
-export function app(name: string): void {
-  const json = utf8('{"name":' + quote(name) + "}");
+/** Name the app, and what it asks to be granted. Call it at the top, and then say for each function what it is for. */
+export function app(name: string, grants: string[] = []): void {
+  const json = utf8('{"name":' + quote(name) + ',"grants":[' + grants.map<string>((grant) => quote(grant)).join(",") + "]}");
   importApp(at(json), json.byteLength);
 }
 
@@ -117,6 +125,38 @@ export function log(line: string, level: i32 = 1): void {
 export function value(json: string): void {
   const json_ = utf8(json);
   importValue(at(json_), json_.byteLength);
+}
+
+/** Note a measured value. */
+export function metric(name: string, value: f64 = 1): void {
+  const name_ = utf8(name);
+  importMetric(at(name_), name_.byteLength, value);
+}
+
+/**
+ * Send a request, a JSON object with "url", and "method", "headers", "params", "json" or "data", "timeout" where needed.
+ * Answers its status, 0 for none; the rest is at text("response.text"), number("response.data.NAME"), text("response.error").
+ */
+export function http(request: string): i32 {
+  const request_ = utf8(request);
+  return importHttp(at(request_), request_.byteLength);
+}
+
+/** A secret that was granted. */
+export function secret(name: string): string {
+  const name_ = utf8(name);
+  const to = new ArrayBuffer(importSecret(at(name_), name_.byteLength, 0, 0));
+  return String.UTF8.decodeUnsafe(at(to), importSecret(at(name_), name_.byteLength, at(to), to.byteLength));
+}
+
+/** A file of the app's folder; null where there is none of that name. */
+export function file(path: string): ArrayBuffer | null {
+  const path_ = utf8(path);
+  const length = importFile(at(path_), path_.byteLength, 0, 0);
+  if (length < 0) return null;
+  const to = new ArrayBuffer(length);
+  importFile(at(path_), path_.byteLength, at(to), length);
+  return to;
 }
 
 /** Fail; does not return. */
