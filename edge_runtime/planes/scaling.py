@@ -158,19 +158,21 @@ class AppScaling:
             if name.startswith(f"{app}.") and not runner.state.paused and not runner.halted
         ]
         wish = watched.scaler.decide(self._observe(watched, version, load, runners, now), now, self._clock.now())
-        if wish > 1:
+        if wish != load.instances:
+            await self._apply(app, version, wish, load.instances, watched.scaler)
+        if wish > 1:  # after that: batches that were there before an instance would not go to it
             await self._widen(runners, watched.scaler.settings.max)
-        if wish == load.instances:
-            return
-        found, why = load.instances, "its calls are under way"
+
+    async def _apply(self, app: str, version: str, wish: int, before: int, scaler: Scaler) -> None:
+        found, why = before, "its calls are under way"
         try:
             found = await self._platform.scale(app, version, wish)
         except EdgeError as error:
             why = str(error)
         if found == wish:
-            _log.info("app %s has %d instances: %s", app, wish, watched.scaler.decisions[-1].reason)
+            _log.info("app %s has %d instances: %s", app, wish, scaler.decisions[-1].reason)
         else:
-            watched.scaler.refused(found, why, self._clock.now())
+            scaler.refused(found, why, self._clock.now())
 
     def _observe(self, watched: _Watched, version: str, load: Load, runners: list[Runner], now: int) -> Observation:
         elapsed = now - watched.at

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -68,6 +70,10 @@ class Site:
         [outcome] = await self.gateway.platform.invoke(FunctionRef("good", self.version, "answer"), [event])
         assert isinstance(outcome, Success)
         return int(outcome.effects[0].data)  # type: ignore[union-attr]
+
+    def live(self) -> tuple[str, str]:
+        """The app and its live version."""
+        return "good", self.gateway.apps()[0].version
 
     async def instances(self) -> Instances:
         """Look once, do what is decided, and ask the API."""
@@ -152,6 +158,40 @@ async def test_an_alert_adds_an_instance_and_lanes_for_it(site: Site) -> None:
     found = await site.instances()
     assert (found.instances, found.decisions[-1].reason) == (1, "an alert is over")
     assert site.gateway.flows.find("good.answer") is runner, "lanes cost a generation only once"
+
+
+SLOW = b"""
+import time
+from edge import App
+app = App("good")
+
+@app.on("climate")
+def answer(event):
+    end = time.monotonic() + 0.02
+    while time.monotonic() < end: pass
+"""
+
+
+async def test_an_app_that_is_behind_gets_another_instance(site: Site) -> None:
+    """Real events, a real flow, real executors: 20 ms for each event, and more of them than that leaves time for."""
+    gateway = site.gateway
+    await gateway.deploy(Deploy({"good.py": SLOW}))
+    now = gateway._clock.now()
+    for start in range(0, 500, 100):
+        await gateway.journal.append(
+            [Event(f"b{seq % 40}", b"bootboot", seq, "climate", now, now, {}) for seq in range(start, start + 100)]
+        )
+    async with asyncio.timeout(30):
+        while (found := gateway.scaling.of("good")).instances < 2:
+            await asyncio.sleep(0.05)
+    assert re.fullmatch(
+        r"\d+ events, \d\.\d s, behind at \d+ events/s while its instance worked \d+% of the time",
+        found.decisions[-1].reason,
+    )
+    async with asyncio.timeout(30):  # the flow comes back with as many lanes, and each has an instance at work
+        while not all(one.running for one in gateway.platform._running._placed[site.live()].instances):
+            await asyncio.sleep(0.01)
+    assert gateway.flows.find("good.answer").state.lanes == 2
 
 
 async def test_an_alert_that_is_not_repeated_ends(site: Site) -> None:
