@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from edge import App, AppError, Context, Event, NotGranted
-from edge.testing import Command, Emitted, FunctionFailed, Log, run
+from edge import App, AppError, Context, Event, HttpError, NotGranted
+from edge.testing import Answer, Command, Emitted, FunctionFailed, Log, Request, run
 
 app = App("demo")
 
@@ -123,3 +123,112 @@ def test_expiry_is_checked(expires: object, says: str) -> None:
 
 def test_not_granted_is_a_permission_error() -> None:
     assert issubclass(NotGranted, PermissionError)
+
+
+without = App("without")
+
+
+@without.on("files")
+def needs_files(event: Event, ctx: Context) -> None:
+    ctx.files.text("a")
+
+
+reaching_out = App("reaching", grants=["http:api.example.com", "secret:key", "files", "command:pump-*"])
+
+
+@reaching_out.on("weather")
+def weather(event: Event, ctx: Context) -> None:
+    url = "https://api.example.com/" + event.data.get("path", "")
+    answer = ctx.http.get(url, params={"q": "a b"}, headers={"X-Key": ctx.secret("key")})
+    if not answer.ok:
+        raise ValueError(answer.status)
+    ctx.http.post(url, json=answer.json())
+    ctx.metric("rain", answer.json()["rain"])
+    ctx.command("pump-1", "on")
+
+
+@reaching_out.on("try")
+def attempt(event: Event, ctx: Context) -> None:
+    exec(event.data, {"ctx": ctx})
+
+
+def test_requests_are_answered_by_the_test() -> None:
+    result = run(weather, "weather", {}, secrets={"key": "k"}, http=lambda request: {"rain": 2.5})
+    assert [(r.method, r.url) for r in result.requests] == [
+        ("GET", "https://api.example.com/?q=a+b"),
+        ("POST", "https://api.example.com/"),
+    ]
+    assert result.requests[0].headers == {"X-Key": "k"}
+    assert result.requests[1].json() == {"rain": 2.5}
+    assert result.metrics == [("rain", 2.5)]
+    assert result.commands == [Command("pump-1", "on")]
+
+
+def test_an_answer_may_be_bad_or_none() -> None:
+    with pytest.raises(FunctionFailed, match="ValueError: 503"):
+        run(weather, "weather", {}, secrets={"key": "k"}, http=lambda request: Answer(503))
+
+    def away(request: Request) -> None:
+        raise HttpError("nobody is there")
+
+    with pytest.raises(FunctionFailed, match="HttpError: nobody is there"):
+        run(weather, "weather", {}, secrets={"key": "k"}, http=away)
+    with pytest.raises(TypeError, match=r"run\(\.\.\., http=lambda request"):
+        run(weather, "weather", {}, secrets={"key": "k"})
+    with pytest.raises(FunctionFailed, match="the secret 'key' has no value yet"):
+        run(weather, "weather", {})
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("ctx.http.get('https://other.example.com/')", r"not granted 'http:https://other\.example\.com'.*grants="),
+        ("ctx.http.get('http://api.example.com/')", "not granted"),
+        ("ctx.http.get('https://api.example.com@evil/')", "not the URL"),
+        ("ctx.http.get('file:///etc/passwd')", "not the URL"),
+        ("ctx.http.request('TRACE', 'https://api.example.com/')", "method='TRACE' is not one of"),
+        ("ctx.http.post('https://api.example.com/', json=1, data='x')", "either json= or data="),
+        ("ctx.http.post('https://api.example.com/', data='x' * 300_000)", "256 KiB"),
+        ("ctx.http.get('https://api.example.com/', timeout='5m')", "between 0 and 30 seconds"),
+        ("ctx.secret('other')", "not granted 'secret:other'"),
+        ("ctx.command('valve', 'on')", "only the device that caused the event"),
+        ("ctx.files.text('nope.json')", "the app has no file 'nope.json'"),
+        ("ctx.metric('two words')", "not a metric's name"),
+        ("ctx.metric('x', float('inf'))", "not a number"),
+        ("ctx.metric('x', True)", "not a number"),
+        ("[ctx.metric('x') for _ in range(21)]", "more than 20 metrics"),
+    ],
+)
+def test_what_is_not_granted_or_not_right_is_said(code: str, words: str) -> None:
+    with pytest.raises(FunctionFailed, match=words):
+        run(attempt, "try", code)
+
+
+def test_the_apps_own_files_are_those_beside_it() -> None:
+    assert run(attempt, "try", "print(type(ctx.files.bytes('../nope')) if '../nope' in ctx.files else 'no')").logs == [
+        Log("info", "no")
+    ]
+    with pytest.raises(FunctionFailed, match="not granted 'files'"):
+        run(needs_files, "files", {})
+
+
+def test_a_function_that_asks_for_other_things_the_second_time_is_told() -> None:
+    moving = App("moving", grants=["http:a"])
+    urls = iter(["https://a/1", "https://a/2"])
+
+    @moving.on("x")
+    def wanders(event: Event, ctx: Context) -> None:
+        ctx.http.get(next(urls))
+
+    globals()["moving"] = moving
+    try:
+        with pytest.raises(FunctionFailed, match="its requests must come in the same order"):
+            run(moving, "x", {}, http=lambda request: "")
+    finally:
+        del globals()["moving"]
+
+
+@pytest.mark.parametrize("grants", ["files", [1]])
+def test_grants_are_a_list_of_text(grants: object) -> None:
+    with pytest.raises(AppError, match="grants is a list"):
+        App("a", grants=grants)  # type: ignore[arg-type]
