@@ -32,6 +32,7 @@ from edge_runtime.events import Event
 from edge_runtime.flows.ports import NOTHING, Outcome, Success
 from edge_runtime.functions.engines import Engine, python_engine
 from edge_runtime.functions.limits import Limits
+from edge_runtime.functions.native import native_engine
 from edge_runtime.functions.pool import Pool
 from edge_runtime.functions.sandbox import prepare
 from edge_runtime.functions.stats import Recorder, percentile
@@ -207,6 +208,28 @@ async def ours(engine: Engine, empty: Engine) -> dict[str, tuple[float, str]]:
     return {name: (value, unit) for name, value, unit in rows}
 
 
+async def ours_natively(engine: Engine) -> dict[str, tuple[float, str]]:
+    """The figures of the native tier, by name."""
+    rows: list[tuple[str, float, str]] = []
+    async with running(engine, 1) as pool:
+        pid = pool.lanes[0].remote.pid
+        idle = weight(*children(pid))
+        rows += quantiles("native tier: cold start, stock full", await cold_starts(pool, engine, COLD_WARM, SETTLE))
+        rows += quantiles("native tier: cold start, stock empty", await cold_starts(pool, engine, COLD_EMPTY, 0))
+        await pool.load(("bench", "v"), engine, request("bench"), LIMITS)
+        rows += quantiles("native tier: warm call", await single_calls(pool))
+        for what, temperature in (("no effects", 20.0), ("a command each", 31.0)):
+            rate = await batches(pool, 2, temperature)
+            rows.append((f"native tier: events/s in batches, 1 executor, {what}", rate, "events/s"))
+        before = weight(*children(pid))
+        for number in range(APPS):
+            await pool.load(("bench", str(number)), engine, request("bench"), LIMITS)
+            checked(await pool.run(FunctionRef("bench", str(number), "overheat"), [reading(1, 31.0)], NOTHING), 1)
+        rows.append(("native tier: memory of an executor at rest", idle, "MiB"))
+        rows.append(("native tier: memory of each instance", (weight(*children(pid)) - before) / APPS, "MiB"))
+    return {name: (value, unit) for name, value, unit in rows}
+
+
 BODY = msgspec.json.encode({"device": "board-1", "data": {"temperature": 31.0, "humidity": 61.2, "battery": 3.71}})
 EXPECTED = {"commands": [{"device": "board-1", "name": "fan", "args": {"on": True}}]}
 
@@ -349,6 +372,7 @@ def bench() -> Report:
     ]
     compiled = prepare.prepare(lambda *_: None)
     figures = uvloop.run(ours(python_engine(compiled, 2), python_engine(compiled, 0)))
+    figures |= uvloop.run(ours_natively(native_engine([])))
     fresh = {label: value for label, value, _ in quantiles("cold", fresh_processes())}
     peer: dict[str, float] = {}
     if importlib.util.find_spec("functions_framework") is None:
@@ -363,10 +387,10 @@ def bench() -> Report:
             "cold": peer.get(f"cold, {percent}"),
             "warm": peer.get(f"warm, {percent}"),
             "even": peer.get("rate"),
-        }.get(name[:4], peer.get("memory") if "executor" in name else None)
+        }.get(name.removeprefix("native tier: ")[:4], peer.get("memory") if "executor" in name else None)
         shown = round(value, 3) if unit == "ms" else round(value, 1) if unit == "MiB" else round(value)
         rows.append(compared(name, shown, unit, FRAMEWORK, None if beside is None else round(beside, 3)))
-        if name.startswith("cold"):
+        if "cold" in name:
             rows.append(compared(f"{name}, beside {PYTHON}", shown, unit, PYTHON, fresh[f"cold, {percent}"]))
     return Report("functions", found, [*rows, *_shares(figures)], notes)
 
