@@ -27,7 +27,7 @@ types: $(VENV)/.dev ## Strict types
 unit: $(VENV)/.dev guest ## The test suite alone
 	@$(BIN)/python -m pytest
 
-guest: $(VENV)/.run ## Build the sandbox guest, if it is not in the cache
+guest: $(VENV)/.run ## Build the sandbox guests that are not in the cache (JavaScript's where Node.js is)
 	@$(BIN)/python -m edge_runtime.functions.sandbox.prepare
 
 bench: $(VENV)/.dev ## The benchmarks, each beside its peer

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.functions.engines import Engine
 from edge_runtime.functions.sandbox import javascript, modules
 from edge_runtime.functions.versions import AppFiles
+
+_log = logging.getLogger("edge.functions")
 
 
 class _Stopped(Exception):
@@ -25,15 +28,19 @@ class Languages:
         self._folder = folder
         self._stock = stock
         self._stopping = False
+        self._said = ""
 
     def stop(self) -> None:
         """End what is being built, if anything is."""
         self._stopping = True
 
-    def _progress(self, _what: str, _fraction: float) -> None:
-        """A deploy has no progress bar."""
+    def _progress(self, what: str, _fraction: float) -> None:
+        """A deploy has no progress bar, but half a minute should leave a trace."""
         if self._stopping:
             raise _Stopped
+        if what != self._said:
+            self._said = what
+            _log.info("%s", what)
 
     def guest(self, language: str) -> str:
         """Names what an app in a language is checked with: part of its version."""

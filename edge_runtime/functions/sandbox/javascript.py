@@ -51,6 +51,14 @@ def guest_version() -> str:
     return "js-" + digest.hexdigest()[:16]
 
 
+def buildable() -> bool:
+    """Whether the guest is there, or this machine has what builds it."""
+    try:
+        return SHIPPED.exists() or bool(_tools())
+    except GuestError:
+        return False
+
+
 def prepared(folder: Path, progress: Progress) -> Path:
     """The guest's machine code, made if missing. Blocks while it is built. Raises `GuestError`."""
     return compile.compiled(built(folder, progress), guest_version(), folder, progress)

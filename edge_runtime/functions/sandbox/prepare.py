@@ -1,4 +1,4 @@
-"""Builds and compiles the guest if it is not in the cache: `python -m edge_runtime.functions.sandbox.prepare`."""
+"""Builds and compiles the guests that are not in the cache: `python -m edge_runtime.functions.sandbox.prepare`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.functions.sandbox import build, cache, compile
+from edge_runtime.functions.sandbox import build, cache, compile, javascript
 from edge_runtime.functions.sandbox.cache import Progress
 
 
@@ -17,7 +17,7 @@ def prepare(progress: Progress, folder: Path | None = None) -> Path:
 
 
 def main() -> None:
-    """Say each phase once, and be silent when there is nothing to do."""
+    """Say each phase once, and be silent when there is nothing to do. JavaScript's guest needs Node.js to be built."""
     said = ""
 
     def progress(phase: str, _: float) -> None:
@@ -30,6 +30,11 @@ def main() -> None:
         prepare(progress)
     except EdgeError as error:
         sys.exit(f"{error}\n{error.hint}")
+    if javascript.buildable():
+        try:
+            javascript.prepared(cache.default_folder(), progress)
+        except EdgeError as error:
+            print(f"{error}\nApps in JavaScript cannot be deployed until it is built.")
 
 
 if __name__ == "__main__":
