@@ -155,7 +155,9 @@ class Gateway:
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
         self.lineage = Lineage(self.journal, self.flows, lambda runner: isinstance(runner.flow, RouteFlow))
-        self.deployments = Deployments(self.platform, self.flows, self.journal, clock, self._flows_of, tables.apps)
+        self.deployments = Deployments(
+            self.platform, self.flows, self.journal, clock, self.control, self._flows_of, tables.apps
+        )
         self.scaling = AppScaling(
             self.flows,
             self.platform,

@@ -1,67 +1,38 @@
-"""`edge deploy`, `edge apps`."""
+"""`edge apps`: what is live, in which version, and how it is."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_runtime.cli.approval import Granted, approved
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, count, escaped, out, print_json, table
 from edge_runtime.clock import SystemClock
-from edge_runtime.functions.sources import read_files
 from edge_runtime.functions.stats import Stops
-from edge_runtime.grants import sentence
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import TriggerRow
+
+AppName = Annotated[str, typer.Argument(metavar="APP", help="The app's name, as in `edge apps`.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(deploy)
     group = typer.Typer(invoke_without_command=True)
     group.callback()(apps)
+    group.command()(versions)
     group.command()(decisions)
     app.add_typer(group, name="apps")
 
 
-def deploy(
-    app: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="The app: a file, or a folder with a main.py.")],
-    config_path: ConfigPath = CONFIG,
-    check: Annotated[bool, typer.Option("--check", help="Only see whether it could go live.")] = False,
-    grant: Granted = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put an app live as a new version, without restarting anything; a broken one changes nothing."""
-    started = time.monotonic()
-    files = read_files(app)
-    with connect(config_path) as client:
-        found = approved(lambda given: client.deploy(files, check=check, grants=given), grant, check=check)
-    if as_json:
-        print_json(found)
-        return
-    seconds = time.monotonic() - started
-    state = "could go live" if check else "was live already" if found.unchanged else "is live"
-    out.print(
-        f"[bold]{found.app}[/] {state} in version [bold]{found.version}[/]"
-        f" ({seconds * 1e3:.0f} ms, of it {found.cold_start / 1e3:.1f} ms to start it in the sandbox)"
-    )
-    for trigger in found.triggers:
-        out.print(f"  {_sentence(trigger)}")
-    for asked in found.asks:
-        out.print(f"  asks to {escaped(sentence(asked))}: to be approved when it is deployed")
-
-
-def _sentence(trigger: TriggerRow) -> str:
+def described(trigger: TriggerRow) -> str:
+    """A trigger in a line, for rich."""
     where = f" where {trigger.where}" if trigger.where else ""
     to = f" -> target {trigger.to}" if trigger.to else ""
     return f"{trigger.name}: on {trigger.kind}{where}{to}".replace("[", "\\[")
 
 
 def apps(context: typer.Context, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
-    """Show the live apps; `decisions` shows why one has so many instances."""
+    """Show the live apps; `versions` shows what one can go back to, `decisions` why it has so many instances."""
     if context.invoked_subcommand is not None:
         return
     with connect(config_path) as client:
@@ -72,10 +43,32 @@ def apps(context: typer.Context, config_path: ConfigPath = CONFIG, as_json: AsJs
     now = SystemClock().now()
     shown_rows = table("app", "version", "live since", "instances", "calls", "stopped", "triggers")
     for row in rows:
-        triggers = "\n".join(map(_sentence, row.triggers))
+        triggers = "\n".join(map(described, row.triggers))
         figures = (str(row.instances), str(row.stats.calls), _stops(row.stats.stops))
         shown_rows.add_row(row.app, row.version, ago(row.deployed, now), *figures, triggers)
     out.print(shown_rows if rows else "No apps yet. Deploy one with: edge deploy FILE")
+    for row in rows:
+        if row.health != "ok":
+            out.print(f"  [bold]{row.app}[/] {escaped(row.health)}", soft_wrap=True)
+
+
+def versions(app: AppName, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Show the stored versions of an app: which is live, and where a rollback goes."""
+    with connect(config_path) as client:
+        rows = client.versions(app)
+    if as_json:
+        print_json(rows)
+        return
+    now = SystemClock().now()
+    shown_rows = table("version", "deployed", "went live", "")
+    for row in rows:
+        state = {"live": "live", "rollback": "where a rollback goes"}.get(row.state, "")
+        shown_rows.add_row(row.version, f"{ago(row.stored, now)} ago", _since(row.since, now), state)
+    out.print(shown_rows)
+
+
+def _since(moment: int | None, now: int) -> str:
+    return "-" if moment is None else f"{ago(moment, now)} ago"
 
 
 def _stops(stops: Stops) -> str:
@@ -84,7 +77,7 @@ def _stops(stops: Stops) -> str:
 
 
 def decisions(
-    app: Annotated[str, typer.Argument(help="The app's name.")],
+    app: AppName,
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:

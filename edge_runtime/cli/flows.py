@@ -167,7 +167,7 @@ def replay(
     if as_json:
         print_json(found)
     else:
-        _say_replayed(found)
+        say_replayed(found)
 
 
 def moment(offset: str, since: str) -> Moment | None:
@@ -204,14 +204,18 @@ def _say_rewound(found: Rewound, as_json: bool) -> None:
     out.print(f"[bold]{found.flow}[/] takes everything again {where}; {sending}", soft_wrap=True)
 
 
-def _say_replayed(found: Replayed) -> None:
+def say_replayed(found: Replayed) -> None:
+    """What a dry run has found."""
     failed = f", {found.failed} failed" if found.failed else ""
     out.print(
         f"[bold]{found.flow}[/] on records {found.first} to {found.last}: {count(found.events, 'event')}{failed}.\n"
         f"Effects: {found.same} the same, {found.changed} changed, {found.new} new, {found.missing} missing."
     )
+    for fault in found.faults:
+        out.print(f"  [red]failed[/]   {escaped(fault.event)}: {escaped(fault.detail)}", soft_wrap=True)
     for difference in found.differences:
-        out.print(_sentence(difference), soft_wrap=True)
+        if difference.index >= 0 or difference.what == "missing":  # a new failure was told already
+            out.print(_sentence(difference), soft_wrap=True)
     if not found.complete:
         out.print("There is more: raise --limit, or begin later.")
 

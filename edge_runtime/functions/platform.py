@@ -237,6 +237,10 @@ class FunctionPlatform:
         """Remove old versions of an app, but none in `keep`."""
         await asyncio.to_thread(self._versions.prune, app, keep)
 
+    async def forget(self, app: str, version: str) -> None:
+        """Remove a stored version."""
+        await asyncio.to_thread(self._versions.remove, app, version)
+
     async def unload(self, app: str, version: str) -> None:
         """Let a version go; it stays stored."""
         await self._running.unload((app, version))

@@ -141,13 +141,21 @@ class Versions:
 
     def prune(self, app: str, keep: Collection[str]) -> None:
         """Remove the versions of an app that are neither among the newest `KEPT` nor in `keep`."""
-        folder = self._folder / app
         for item in self.stored(app)[KEPT:]:
             if item.version not in keep:
-                with suppress(OSError):  # gone at once, whole, and then bit by bit
-                    (folder / item.version).rename(folder / f".{item.version}.old")
-        for left in folder.glob(".*"):  # by us, or by a gateway that was interrupted
+                self.remove(app, item.version)
+        for left in (self._folder / app).glob(".*"):  # by a gateway that was interrupted
             shutil.rmtree(left, ignore_errors=True)
+
+    def remove(self, app: str, version: str) -> None:
+        """Remove a version; nothing where it is not stored."""
+        folder = self._folder / app
+        gone = folder / f".{version}.old"
+        with suppress(OSError):
+            (folder / version).rename(gone)  # gone at once, whole, and then bit by bit
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # where it was the only one
 
 
 def _is_name(app: str) -> bool:

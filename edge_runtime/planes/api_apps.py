@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from edge_runtime.planes.deployments import Deployments, Rollback
 from edge_runtime.planes.http import guarded, read, reply
+from edge_runtime.planes.rehearsal import AppReplay
 
 
 def routes(deployments: Deployments) -> list[Route]:
@@ -19,7 +20,11 @@ def routes(deployments: Deployments) -> list[Route]:
     async def rollback(request: Request) -> Response:
         return reply(await deployments.rollback(_app(request), await read(request, Rollback)))
 
+    async def replay(request: Request) -> Response:
+        return reply(await deployments.replay(_app(request), await read(request, AppReplay)))
+
     return [
+        Route("/apps/{app}/replay", guarded(replay), methods=["POST"]),
         Route("/apps/{app}/versions", guarded(versions)),
         Route("/apps/{app}/rollback", guarded(rollback), methods=["POST"]),
     ]

@@ -38,6 +38,7 @@ from edge_runtime.planes.messages import (
     Secret,
     Status,
 )
+from edge_runtime.planes.rehearsal import AppReplay, AppReplayed
 from edge_runtime.planes.scaling import AlertMessage, Instances
 
 T = TypeVar("T")
@@ -156,9 +157,22 @@ class Client:
         """The registered devices."""
         return self._ask("GET", "/devices", list[DeviceRow])
 
-    def deploy(self, files: dict[str, bytes], *, check: bool = False, grants: Sequence[str] = ()) -> Deployed:
-        """Put an app live, or only check it. `files` are by their path in the app, `grants` what is approved."""
-        return self._ask("POST", "/apps", Deployed, Deploy(files, check, list(grants)), timeout=LONG)
+    def deploy(
+        self,
+        files: dict[str, bytes],
+        *,
+        check: bool = False,
+        grants: Sequence[str] = (),
+        dry_run: int = 0,
+        force: bool = False,
+    ) -> Deployed:
+        """Put an app live, or only check it. `files` are by their path in the app, `grants` what is approved.
+
+        With `dry_run` it first goes over so many of the last events; if it fails on any, it does not go live, unless
+        `force` is given.
+        """
+        message = Deploy(files, check, list(grants), dry_run, force)
+        return self._ask("POST", "/apps", Deployed, message, timeout=LONG)
 
     def rollback(self, app: str, to: str = "", grants: Sequence[str] = ()) -> Deployed:
         """Put an earlier version of an app live; without `to` the one before."""
@@ -175,6 +189,10 @@ class Client:
     def remove_secret(self, name: str) -> list[str]:
         """Forget a secret."""
         return self._ask("DELETE", f"/secrets/{quote(name, safe='')}", list[str])
+
+    def replay_app(self, app: str, request: AppReplay) -> AppReplayed:
+        """Run a version of an app over the past without any effect."""
+        return self._ask("POST", f"/apps/{quote(app, safe='')}/replay", AppReplayed, request, timeout=LONG)
 
     def versions(self, app: str) -> list[VersionRow]:
         """The stored versions of an app."""

@@ -15,12 +15,15 @@ from edge_runtime.errors import EdgeError, NotFound, nearest
 from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.ports import Unavailable
-from edge_runtime.functions.platform import FunctionPlatform
+from edge_runtime.flows.replay import Replayed
+from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.grants import Grants, sentence
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import AppVersion
 from edge_runtime.manifest import Manifest, Route
+from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.messages import Deploy, Deployed, TriggerRow
+from edge_runtime.planes.rehearsal import AppReplay, AppReplayed, Rehearsal
 
 MAX_EARLIER = 20
 """Versions that an app's record remembers as live before it."""
@@ -61,6 +64,7 @@ class Deployments:
         flows: Flows,
         journal: Journal,
         clock: Clock,
+        control: FlowControl,
         make: MakeFlows,
         known: Mapping[str, AppVersion],
     ) -> None:
@@ -68,7 +72,9 @@ class Deployments:
         self._flows = flows
         self._journal = journal
         self._clock = clock
+        self._control = control
         self._make = make
+        self._rehearsal = Rehearsal(flows, journal, clock, platform)
         self._records = dict(known)
         self._changing = asyncio.Lock()
         self._borrowed: Counter[tuple[str, str]] = Counter()
@@ -116,13 +122,16 @@ class Deployments:
             if asks and not request.check:
                 # Nobody has approved this yet: it is for whoever deploys to say.
                 return _deployed(manifest, version, checked.cold_start_us, asks=asks)
-            if not request.check and not unchanged:
+            dry = await self._tried(checked, flows, request.dry_run)
+            refused = "" if request.force else _refusal(dry)
+            if not request.check and not unchanged and not refused:
                 self._approved(manifest, version, request.grants)
                 await self._platform.store(checked)
                 async with self.borrowed(manifest.app, version):
                     await self._go_live(manifest, version, flows, self._before(manifest.app, version))
-            live = not request.check
-            return _deployed(manifest, version, checked.cold_start_us, live=live, unchanged=unchanged, asks=asks)
+            live = not request.check and (unchanged or not refused)
+            found = _deployed(manifest, version, checked.cold_start_us, live=live, unchanged=unchanged, asks=asks)
+            return msgspec.structs.replace(found, dry=dry, refused=refused)
 
     async def rollback(self, app: str, request: Rollback) -> Deployed:
         """Put a stored version live again. State and progress stay; what is live serves until then."""
@@ -147,6 +156,21 @@ class Deployments:
                     self._approved(manifest, version, request.grants)
                     await self._go_live(manifest, version, flows, self._before(app, version, back=True))
                 return _deployed(manifest, version, took, live=True, unchanged=unchanged)
+
+    async def replay(self, app: str, request: AppReplay) -> AppReplayed:
+        """Run a version over the past without any effect, and compare with another or with the journal."""
+        record = self.record(app)
+        version = request.version or record.version
+        first = await self._control.offset(request.start)
+        async with contextlib.AsyncExitStack() as stack:
+            manifest = await stack.enter_async_context(self.borrowed(app, version))
+            other = None
+            if request.against:
+                against = await stack.enter_async_context(self.borrowed(app, request.against))
+                other = (against, request.against, self._make(against, request.against))
+            flows = self._make(manifest, version)
+            found = await self._rehearsal.over_range(manifest, version, flows, other, first, request.limit)
+            return AppReplayed(app, version, request.against, found)
 
     async def versions(self, app: str) -> list[VersionRow]:
         """The stored versions of an app, the newest first. Raises `NotFound`."""
@@ -182,6 +206,20 @@ class Deployments:
             yield
         finally:
             self._kept_whole -= 1
+
+    async def _tried(self, checked: Checked, flows: list[Flow], count: int) -> list[Replayed]:
+        """What a version that is not live does with the last events; it leaves nothing behind."""
+        if not count:
+            return []
+        app, version = checked.manifest.app, checked.version
+        known = any(item.version == version for item in await self._platform.stored(app))
+        await self._platform.store(checked)
+        try:
+            async with self.borrowed(app, version) as manifest:
+                return await self._rehearsal.over_last(manifest, version, flows, count)
+        finally:
+            if not known:
+                await self._platform.forget(app, version)
 
     def _runs(self, manifest: Manifest, version: str) -> bool:
         live = self.live.get(manifest.app)
@@ -246,6 +284,12 @@ class Deployments:
         if (live is None or live[0].version != version) and not self._borrowed[app, version]:
             with contextlib.suppress(Unavailable):
                 await self._platform.unload(app, version)
+
+
+def _refusal(dry: list[Replayed]) -> str:
+    """Why a version should not go live after its dry run; empty for no reason."""
+    failing = [f"{found.flow} on {found.failed} of {found.events} events" for found in dry if found.failed]
+    return f"it fails in the dry run: {', '.join(failing)}" if failing else ""
 
 
 def _deployed(

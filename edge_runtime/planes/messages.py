@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from edge_runtime.flows.metrics import Metric
+from edge_runtime.flows.replay import Replayed
 from edge_runtime.functions.stats import AppStats, Stops
 
 
@@ -48,6 +49,10 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     check: bool = False
     grants: list[str] = []
     """What the operator approves of what it asks for. What the live version has needs no further approval."""
+    dry_run: int = 0
+    """First run it over so many of the last events of each function, without any effect; 0 for none."""
+    force: bool = False
+    """Put it live although it failed on some of them."""
 
 
 class Backup(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,6 +91,10 @@ class Deployed(msgspec.Struct):
     """This version was live already."""
     asks: list[str] = []
     """What it asks for and nobody has approved yet; unless that is done, it does not go live."""
+    dry: list[Replayed] = []
+    """What the dry run has found, for each function."""
+    refused: str = ""
+    """Why it does not go live although nothing is wrong with it otherwise; empty where it does."""
 
 
 class AppRow(msgspec.Struct):

@@ -15,6 +15,8 @@ from edge_runtime.functions.versions import KEPT
 from edge_runtime.planes.api import MAX_DEPLOY, application
 from edge_runtime.planes.deployments import Rollback
 from edge_runtime.planes.messages import Deploy
+from edge_runtime.planes.moments import EARLIEST
+from edge_runtime.planes.rehearsal import AppReplay
 from tests.ingress.mqtt_house import event_packet
 from tests.integration.test_gateway import Site
 
@@ -241,3 +243,128 @@ async def test_a_request_of_a_gigabyte_is_refused_before_it_is_read(site: Site) 
         endless = await api.post("/apps", content=body())
         assert (endless.status_code, endless.json()["error"]) == (400, "the request is larger than 12 MiB")
     assert read <= MAX_DEPLOY + (2 << 20)
+
+
+FUSSY = """
+@app.on("climate")
+def fussy(event, ctx):
+    if event.data["n"] % 4 == 3:
+        raise ValueError("not three")
+    ctx.emit("fine", {})
+"""
+
+
+@pytest.fixture
+async def seen(site: Site) -> Site:
+    """The app orders fans, and eight events have gone through it."""
+    await put(site, folder("fan"))
+    device = await site.device("d")
+    for seq in range(8):
+        device.send(event_packet(seq, {"n": seq}))
+        await device.receive()
+    await site.until("command", lambda found: len(found) == 8)
+    return site
+
+
+async def test_a_dry_run_shows_what_a_version_would_have_done(seen: Site) -> None:
+    [live] = seen.gateway.apps()
+    head = seen.gateway.flows.feed.head
+    found = await seen.gateway.deploy(Deploy(folder("valve"), check=True, dry_run=5))
+    [answer] = found.dry
+    assert (answer.flow, answer.events, answer.failed) == ("folder.answer", 5, 0)
+    assert (answer.same, answer.changed, answer.new, answer.missing) == (0, 5, 0, 0)
+    assert (answer.differences[0].before["command"], answer.differences[0].now["command"]) == ("fan", "valve")
+    assert (found.live, found.refused) == (False, "")
+    assert seen.gateway.flows.feed.head == head, "nothing was stored"
+    assert [row.version for row in await seen.gateway.deployments.versions("folder")] == [live.version]
+    assert seen.gateway.platform.load_of("folder", found.version) is None
+
+
+async def test_a_version_that_fails_in_its_dry_run_does_not_go_live(seen: Site) -> None:
+    [live] = seen.gateway.apps()
+    found = await seen.gateway.deploy(Deploy(folder(more=FUSSY), dry_run=100))
+    assert found.refused == "it fails in the dry run: folder.fussy on 2 of 8 events"
+    assert not found.live
+    assert [row.version for row in seen.gateway.apps()] == [live.version]
+    assert [row.version for row in await seen.gateway.deployments.versions("folder")] == [live.version]
+    fussy = next(function for function in found.dry if function.flow == "folder.fussy")
+    assert (fussy.new, len(fussy.faults)) == (8, 2)
+    assert "ValueError: not three <- main.py, line 13, in fussy" in fussy.faults[0].detail
+    assert not await seen.lines("dead-letter")
+    forced = await seen.gateway.deploy(Deploy(folder(more=FUSSY), dry_run=100, force=True))
+    assert (forced.live, forced.refused) == (True, "")
+    assert seen.gateway.apps()[0].version == forced.version
+    again = await seen.gateway.deploy(Deploy(folder(more=FUSSY), dry_run=100))
+    assert (again.live, again.unchanged) == (True, True), "it is live: there is nothing to refuse"
+
+
+async def test_a_route_is_tried_without_sending(tmp_path: Path) -> None:
+    site = Site(tmp_path, '[targets.cloud]\ntype = "http-cloudevents"\nurl = "http://127.0.0.1:9/"\n')
+    await site.start()
+    device = await site.device("d")
+    for seq in range(3):
+        device.send(event_packet(seq, {"n": seq}))
+        await device.receive()
+    route = '\n@app.route("climate", to="cloud")\ndef shape(event):\n    return {"inverse": 1 / event.data["n"]}\n'
+    found = await site.gateway.deploy(Deploy(folder(more=route), dry_run=10))
+    assert found.refused == "it fails in the dry run: folder.shape on 1 of 3 events"
+    plain = await put(site, folder(more=route.replace('event.data["n"]', "4")))
+    other = await put(site, folder(more=route.replace('event.data["n"]', "5")))
+    request = AppReplay(EARLIEST, version=other, against=plain)
+    shape = (await site.gateway.deployments.replay("folder", request)).functions[1]
+    assert (shape.flow, shape.changed) == ("folder.shape", 3)
+    assert (shape.differences[0].before, shape.differences[0].now) == (
+        {"event": "-> cloud", "device": "d", "data": {"inverse": 0.25}},
+        {"event": "-> cloud", "device": "d", "data": {"inverse": 0.2}},
+    )
+    await site.stop()
+
+
+async def test_versions_are_replayed_against_the_journal_and_each_other(seen: Site) -> None:
+    [fan] = [row.version for row in seen.gateway.apps()]
+    valve = await put(seen, folder("valve", more=FUSSY))
+    deployments = seen.gateway.deployments
+    head = seen.gateway.flows.feed.head
+
+    live = await deployments.replay("folder", AppReplay(EARLIEST))
+    assert (live.version, live.against) == (valve, "")
+    assert {found.flow: (found.same, found.changed, found.new) for found in live.functions} == {
+        "folder.answer": (0, 8, 0),
+        "folder.fussy": (0, 0, 8),
+    }
+    before = await deployments.replay("folder", AppReplay(EARLIEST, version=fan))
+    assert [(found.flow, found.same, found.changed) for found in before.functions] == [("folder.answer", 8, 0)]
+    both = await deployments.replay("folder", AppReplay(EARLIEST, version=fan, against=valve))
+    assert {found.flow: (found.same, found.changed, found.missing) for found in both.functions} == {
+        "folder.answer": (0, 8, 0),
+        "folder.fussy": (0, 0, 8),
+    }
+    assert seen.gateway.flows.feed.head == head, "nothing was stored"
+    assert seen.gateway.platform.load_of("folder", fan) is None
+    assert seen.gateway.platform.load_of("folder", valve) is not None
+    with pytest.raises(NotFound, match="no version 0123456789ab of 'folder'"):
+        await deployments.replay("folder", AppReplay(EARLIEST, against="0123456789ab"))
+    with pytest.raises(NotFound, match="no app 'x'"):
+        await deployments.replay("x", AppReplay(EARLIEST, version=fan))
+    with pytest.raises(EdgeError, match="1 to 100000"):
+        await deployments.replay("folder", AppReplay(EARLIEST, limit=0))
+
+
+async def test_a_version_under_replay_outlives_its_replacement_and_the_live_one_its_replay(seen: Site) -> None:
+    [fan] = [row.version for row in seen.gateway.apps()]
+    deployments, platform = seen.gateway.deployments, seen.gateway.platform
+    async with deployments.borrowed("folder", fan):
+        valve = await put(seen, folder("valve"))
+        assert platform.load_of("folder", fan) is not None
+        async with deployments.borrowed("folder", valve):
+            pass
+        assert platform.load_of("folder", valve) is not None
+    assert platform.load_of("folder", fan) is None
+
+
+async def test_no_version_goes_while_they_are_copied(site: Site) -> None:
+    with site.gateway.deployments.kept_whole():
+        made = [await put(site, folder(f"v{number}")) for number in range(KEPT + 2)]
+    assert len(await site.gateway.deployments.versions("folder")) == len(made)
+    await put(site, folder("last"))
+    assert len(await site.gateway.deployments.versions("folder")) == KEPT

@@ -8,8 +8,9 @@ import pytest
 
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows import replay as module
+from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.ports import Unavailable
-from edge_runtime.flows.replay import PATIENCE, Replay, Replayed
+from edge_runtime.flows.replay import PATIENCE, Absent, Replay, Replayed, first_of_last
 from edge_runtime.journal.records import Command
 from tests.planes.house import Answers, House, reading, turns
 
@@ -120,3 +121,64 @@ async def test_a_sandbox_out_of_reach_is_waited_for_and_then_given_up(done: Hous
     with pytest.raises(EdgeError, match="cannot be run just now: it starts"):
         await replay(done, flow)
     await helper
+
+
+async def against(house: House, flow: Answers, other: Flow, limit: int = 1000) -> Replayed:
+    before = house.journal.records()
+    head = house.flows.feed.head
+    found = await Replay(flow, 0, house.journal, house.clock, limit=limit, against=other).run(0, head)
+    assert house.journal.records() == before, "a dry run leaves nothing behind"
+    return found
+
+
+async def test_two_versions_are_held_against_each_other_whatever_was_done(done: House) -> None:
+    same = await against(done, Answers(), Answers())
+    assert (same.events, same.failed, counts(same)) == (10, 0, (20, 0, 0, 0))
+    other = Answers()
+    other.args = lambda event: {"value": 7 if event.seq == 3 else event.data["value"]}
+    found = await against(done, Answers(), other)
+    assert counts(found) == (19, 1, 0, 0)
+    [difference] = found.differences
+    assert (difference.before["args"], difference.now["args"]) == ({"value": 7}, {"value": 3})
+
+
+async def test_versions_may_want_other_events(done: House) -> None:
+    some, rest = Answers(), Answers()
+    some.wanted = lambda event: event.seq < 4
+    rest.wanted = lambda event: event.seq >= 2
+    found = await against(done, some, rest)
+    assert (found.events, counts(found)) == (10, (4, 0, 4, 12))
+    assert [event.seq for event, _ in some.taken] == [0, 1, 2, 3]
+    assert (await against(done, some, rest, limit=3)).events == 3
+
+
+async def test_a_function_that_one_version_does_not_have(done: House) -> None:
+    assert counts(await against(done, Answers(), Absent("app.f"))) == (0, 0, 20, 0)
+    head = done.flows.feed.head
+    gone = await Replay(Absent("app.f"), 0, done.journal, done.clock, limit=9, against=Answers()).run(0, head)
+    assert (gone.events, gone.missing, gone.complete) == (9, 18, False)
+    nothing = await Replay(Absent("app.f"), 0, done.journal, done.clock, limit=9).run(0, head)
+    assert (nothing.events, nothing.missing) == (0, 19)
+
+
+async def test_the_first_failures_are_told(done: House) -> None:
+    flow = Answers()
+    flow.broken = lambda event: event.seq % 2 == 0
+    found = await replay(done, flow)
+    assert (found.failed, len(found.faults)) == (5, 5)
+    assert found.faults[1].event == reading(2, 2).id
+    assert found.faults[1].detail == f"error: {reading(2, 2).data} is too much\nline 3"
+
+
+async def test_the_last_events_that_a_flow_wants(done: House) -> None:
+    flow, head = Answers(), done.flows.feed.head
+    flow.wanted = lambda event: event.seq % 2 == 0
+    assert await first_of_last(flow, done.journal, 2, 0, head) == done.offset(reading(6, 6))
+    assert await first_of_last(flow, done.journal, 99, 0, head) == done.offset(reading(0, 0))
+    assert await first_of_last(Absent("x"), done.journal, 2, 0, head) == head + 1
+
+
+async def test_the_last_events_are_not_looked_for_without_end(done: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = done.flows.feed.head
+    monkeypatch.setattr(module, "MAX_LOOKED_AT", head - 2)
+    assert await first_of_last(Answers(), done.journal, 99, 0, head) == 3
