@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from edge_runtime.errors import DeployError, EdgeError
-from edge_runtime.flows.ports import Emit, Given, LogLine, Order
+from edge_runtime.flows.ports import Emit, Given, HttpAnswer, LogLine, Order, Unanswered
 from edge_runtime.functions.limits import MIB, Limits
 from edge_runtime.functions.native import native_guest
 from edge_runtime.functions.platform import FunctionPlatform
@@ -78,6 +78,51 @@ async def test_the_same_app_does_the_same_in_both_tiers(start: Start) -> None:
     assert ok(said[1][1]["effects"][2]).logs == [LogLine("warning", "call 3"), LogLine("info", "printed")]
     assert isinstance(ok(said[1][1]["effects"][0]).effects[0], Order)
     assert ok(said[1][1]["counting"][2]).effects == [Emit("count", 3)]
+
+
+GRANTED = b"""
+from edge import App, NotGranted
+import helper
+app = App("granted", grants=["files", "secret:key", "http:api.example.com", "command:b2"])
+@app.on("climate")
+def reads(event, ctx):
+    ctx.emit("read", [ctx.files.json("table.json")["a"], ctx.secret("key"), helper.TWO])
+    ctx.metric("reads", 2)
+@app.on("climate")
+def asks(event, ctx):
+    ctx.emit("answer", ctx.http.get("https://api.example.com/x").json())
+@app.on("climate")
+def commands(event, ctx): ctx.command("b2", "fan")
+@app.on("climate")
+def oversteps(event, ctx):
+    try: ctx.secret("other")
+    except NotGranted: ctx.log("refused")
+"""
+
+
+async def test_grants_are_the_same_in_both_tiers(start: Start) -> None:
+    files = {"main.py": GRANTED, "helper.py": b"TWO = 2\n", "table.json": b'{"a": 1}'}
+    said = []
+    for limits in (Limits(time=200_000), NATIVE):
+        platform = await start(limits=limits)
+        ref = await deploy(platform, files)
+        answer = HttpAnswer("GET", "https://api.example.com/x", 200, {}, b'{"b": 3}')
+        given = Given(secrets={"key": "hush"})
+        outcomes = [
+            *[
+                (await platform.invoke(ref(name), [event()], given))[0]
+                for name in ("reads", "asks", "commands", "oversteps")
+            ],
+            *await platform.invoke(ref("asks"), [event()], Given(answers={event().id: [answer]})),
+        ]
+        for outcome in outcomes:
+            msgspec.structs.force_setattr(outcome, "micros", 0)
+        said.append(outcomes)
+    assert said[0] == said[1]
+    assert ok(said[1][0]).effects == [Emit("read", [1, "hush", 2])]
+    assert isinstance(said[1][1], Unanswered)
+    assert ok(said[1][3]).refused == ["secret:other"]
+    assert ok(said[1][4]).effects == [Emit("answer", {"b": 3})]
 
 
 async def test_numpy_does_its_work(native: FunctionPlatform) -> None:
