@@ -19,6 +19,10 @@ from edge_runtime.functions.sandbox.protocol import Loaded
 from edge_runtime.functions.stats import Recorder
 from edge_runtime.manifest import FunctionRef
 
+LINGER = 10_000_000
+"""Microseconds that an executor outlives its last use: an app is checked first and loaded a moment later, and the start
+of an executor takes longer than both."""
+
 Key = tuple[str, str]
 """An app and its version."""
 
@@ -77,8 +81,9 @@ class Load(msgspec.Struct, frozen=True):
 class Pool:
     """All executors; apps are spread over them.
 
-    Those of the `first` engine run from the start. Any other's are started with its first app, and end with its last.
-    An app's version has at most one instance in each of `executors`. One that has none gets one with its next call.
+    Those of the `first` engine run from the start. Any other's are started with its first app, and end soon after its
+    last; while it has apps that rest without an instance, one stays, for them to wake fast. An app's version has at
+    most one instance in each of `executors`. One that has none gets one with its next call.
     """
 
     def __init__(self, first: Engine, executors: int, clock: Clock, recorder: Recorder) -> None:
@@ -88,6 +93,7 @@ class Pool:
         self._recorder = recorder
         self._crews: dict[Engine, list[Lane]] = {first: [Lane(first, clock) for _ in range(executors)]}
         self._hiring = asyncio.Lock()
+        self._lingering: set[asyncio.Task[None]] = set()
         self._placed: dict[Key, Placed] = {}
         self._numbers = 0
         self._stopped = False
@@ -108,6 +114,8 @@ class Pool:
     async def stop(self) -> None:
         """End all executors."""
         self._stopped = True
+        for task in self._lingering:
+            task.cancel()
         for (app, _), placed in self._placed.items():
             self._recorder.stopped(app, "on_demand", len(placed.instances))
         await asyncio.gather(*(lane.stop() for lane in self.lanes))
@@ -142,6 +150,7 @@ class Pool:
                 self._recorder.stopped(key[0], "on_demand", len(placed.instances))
                 while placed.instances:
                     await self._end(placed.instances.pop())
+            self._thin_out(placed.engine)
 
     async def scale(self, key: Key, instances: int) -> int:
         """Give an app's version so many instances, as far as executors go and as its running calls allow; answers how
@@ -256,11 +265,32 @@ class Pool:
         return lane
 
     async def _leave(self, lane: Lane) -> None:
-        """One instance less; an executor that was started for instances ends with its last."""
+        """One instance less."""
         lane.tenants -= 1
-        if lane.tenants or lane.engine == self._first:
-            return
-        crew = self._crews[lane.engine]
+        if not lane.engine.shared:
+            await self._dismiss(lane)
+        elif not lane.tenants:
+            self._thin_out(lane.engine)
+
+    def _thin_out(self, engine: Engine) -> None:
+        """End executors that nobody needs, after a while."""
+        if engine != self._first and not self._stopped:
+            task = asyncio.get_running_loop().create_task(self._thin_out_later(engine))
+            self._lingering.add(task)
+            task.add_done_callback(self._lingering.discard)
+
+    async def _thin_out_later(self, engine: Engine) -> None:
+        await self._clock.sleep(LINGER)
+        keep = int(any(placed.engine == engine for placed in self._placed.values()))
+        idle = [lane for lane in self._crews.get(engine, ()) if not lane.tenants]
+        in_use = len(self._crews.get(engine, ())) - len(idle)
+        for lane in idle[max(0, keep - in_use) :]:
+            await self._dismiss(lane)
+
+    async def _dismiss(self, lane: Lane) -> None:
+        crew = self._crews.get(lane.engine, [])
+        if lane.tenants or lane not in crew:
+            return  # it is needed again, or somebody has ended it
         crew.remove(lane)
         if not crew:
             del self._crews[lane.engine]

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from edge_runtime.clock import SystemClock
+from edge_runtime.clock import ManualClock, SystemClock
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.ports import NOTHING, Failure, Outcome, Success, Unavailable
 from edge_runtime.functions.engines import Engine, python_engine
 from edge_runtime.functions.jobs import LoadFailed
 from edge_runtime.functions.limits import Limits
-from edge_runtime.functions.pool import Pool
+from edge_runtime.functions.pool import LINGER, Pool
 from edge_runtime.functions.stats import Recorder, Stops
 from edge_runtime.manifest import FunctionRef
 
@@ -44,7 +44,7 @@ def second(first: Engine) -> Engine:
 
 @pytest_asyncio.fixture
 async def pool(first: Engine) -> AsyncIterator[Pool]:
-    made = Pool(first, 2, SystemClock(), Recorder())
+    made = Pool(first, 2, ManualClock(), Recorder())
     await made.start()
     yield made
     await made.stop()
@@ -58,17 +58,51 @@ def engines(pool: Pool) -> list[str]:
     return [lane.engine.name for lane in pool.lanes]
 
 
+async def linger(pool: Pool) -> None:
+    """Let the time pass that executors outlive their last use by."""
+    clock, tasks = pool._clock, list(pool._lingering)
+    assert isinstance(clock, ManualClock)
+    await asyncio.sleep(0)
+    clock.advance(LINGER)
+    await asyncio.gather(*tasks)
+
+
 async def test_a_shared_engine_starts_with_its_first_app_and_ends_with_its_last(pool: Pool, second: Engine) -> None:
     assert engines(pool) == ["python", "python"]
     await asyncio.gather(*(pool.load((name, "v"), second, request(name=name), LIMITS) for name in ("a", "b")))
     assert engines(pool) == ["python", "python", "other"]
     assert await results(pool, "a") == await results(pool, "b") == [7]
     await pool.unload(("a", "v"))
+    await linger(pool)
     assert engines(pool) == ["python", "python", "other"]
     process = pool.lanes[2].remote
     await pool.unload(("b", "v"))
+    await linger(pool)
     assert engines(pool) == ["python", "python"]
     assert process.ready is None
+
+
+async def test_a_shared_engine_keeps_an_executor_for_apps_that_rest(pool: Pool, second: Engine) -> None:
+    await pool.load(("a", "v"), second, request(), LIMITS)
+    await pool.scale(("a", "v"), 2)
+    await pool.scale(("a", "v"), 0)
+    await linger(pool)
+    assert engines(pool) == ["python", "python", "other"]
+    first_pid = pool.lanes[2].remote.pid
+    assert await results(pool, "a") == [7]
+    assert pool.lanes[2].remote.pid == first_pid
+    await pool.scale(("a", "v"), 0)
+    await pool.unload(("a", "v"))
+    await linger(pool)
+    assert engines(pool) == ["python", "python"]
+
+
+async def test_an_app_is_loaded_where_it_was_checked(pool: Pool, second: Engine) -> None:
+    await pool.try_load(second, request(), LIMITS)
+    checked_in = pool.lanes[2].remote.pid
+    await pool.load(("a", "v"), second, request(), LIMITS)
+    await linger(pool)
+    assert [lane.remote.pid for lane in pool.lanes[2:]] == [checked_in]
 
 
 async def test_an_engine_that_is_not_shared_has_an_executor_for_each_app(pool: Pool, second: Engine) -> None:
@@ -88,6 +122,7 @@ async def test_a_check_leaves_no_executor_behind(pool: Pool, second: Engine) -> 
         await pool.try_load(second, request("1 / 0\n"), LIMITS)
     with pytest.raises(LoadFailed):
         await pool.load(("a", "v"), second, request("1 / 0\n"), LIMITS)
+    await linger(pool)
     assert engines(pool) == ["python", "python"]
 
 
@@ -159,7 +194,6 @@ async def test_an_app_without_instances_is_loaded_once_by_its_next_calls(pool: P
     load = pool.load_of(key)
     assert load is not None
     assert (load.instances, load.waiting) == (1, 0)
-    assert load.busy > 0
 
 
 async def test_a_version_that_is_unloaded_while_it_wakes_leaves_nothing(pool: Pool, first: Engine) -> None:
@@ -183,6 +217,7 @@ async def test_a_shared_engine_gets_another_executor_with_a_second_instance(pool
     await pool.load(("b", "v"), second, request(name="b"), LIMITS)
     assert engines(pool) == ["python", "python", "other", "other"], "there is room for it"
     assert await pool.scale(key, 0) == 0
+    await linger(pool)
     assert engines(pool) == ["python", "python", "other"]
 
 
