@@ -34,6 +34,7 @@ from edge_runtime.functions.settings import default_limits, limits_by_app, scali
 from edge_runtime.functions.stats import AppStats
 from edge_runtime.grants import Grants
 from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.journal.interface import Usage
 from edge_runtime.journal.records import DeadLetter, Stored
@@ -138,7 +139,8 @@ class Gateway:
             limits=MqttLimits(max_packet=config.mqtt.max_packet, max_connections=config.mqtt.max_connections),
         )
         self.journal.listen(self._count)
-        self.outbox = Outbox(self.journal, self.door, clock, tables.outbox)
+        self.doors = Doors([self.door])
+        self.outbox = Outbox(self.journal, self.doors, clock, tables.outbox)
         self.door.on_listening = self.outbox.listening
         self.targets = {}
         for name, settings in config.targets.items():
@@ -276,7 +278,7 @@ class Gateway:
 
     def devices(self) -> list[DeviceRow]:
         """The registered devices."""
-        connected = self.door.connected()
+        connected = self.doors.connected()
         return [
             DeviceRow(info.id, info.created, info.blocked, info.id in connected, info.last_seen)
             for info in self.registry.list()
