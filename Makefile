@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run test lint types unit guest bench system clean
+.PHONY: help run test lint types unit guest wheel bench system clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -29,6 +29,9 @@ unit: $(VENV)/.dev guest ## The test suite alone
 
 guest: $(VENV)/.run ## Build the sandbox guests that are not in the cache (JavaScript's where Node.js is)
 	@$(BIN)/python -m edge_runtime.functions.sandbox.prepare
+
+wheel: $(VENV)/.run ## Build the wheel that is published, guests included, into dist/
+	@$(BIN)/python tools/wheel.py
 
 bench: $(VENV)/.dev ## The benchmarks, each beside its peer
 	@for b in bench/*.py; do case $$b in */report.py|*/__init__.py) ;; *) echo "== $$b"; $(BIN)/python $$b;; esac; done

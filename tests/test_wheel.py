@@ -1,0 +1,42 @@
+"""The published wheel: whoever installs it gets functions running without a compiler, Node.js or a network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.timeout(600)
+def test_a_wheel_carries_its_guests_and_builds_nothing(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "tools/wheel.py", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(built.stdout.strip()) as wheel:
+        names = set(wheel.namelist())
+        wheel.extractall(installed)
+    assert {"edge/testing.py", "edge_runtime/journal/sqlite/schema/1.sql", "edge/py.typed"} < names
+    assert not [name for name in names if name.startswith(("tests/", "bench/", "tools/")) or name.endswith(".cwasm")]
+    # In front of the checkout, and with nothing on the PATH that could build.
+    environment = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "/nowhere"}
+    said = subprocess.run(
+        [sys.executable, "-m", "edge_runtime.functions.sandbox.prepare"],
+        cwd=tmp_path,
+        env=environment | {"HOME": os.environ.get("HOME", "/")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert "building" not in said.stdout
+    assert "fetching" not in said.stdout
+    compiled = [path.name for path in (tmp_path / "cache" / "edge-runtime").glob("*.cwasm")]
+    assert len(compiled) == 2, said.stdout
