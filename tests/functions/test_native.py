@@ -199,6 +199,26 @@ async def test_what_is_not_listed_cannot_be_imported(native: FunctionPlatform) -
     assert "'preload'" in told.value.hint
 
 
+HARM_AT_LOAD = {
+    "while True: pass": r"greenhouse.py: loading it took more than 300 ms",
+    "import os; os._exit(3)": r"ended its interpreter \(exit status 3\)",
+    "import ctypes; ctypes.string_at(0)": r"memory that it does not have",
+    "x = bytearray(1 << 30)": r"greenhouse.py, line 3: MemoryError",
+    "import os; os.fork()": r"line 3: PermissionError",
+    "import os; os.write(3, b'\\xff' * 4)": r"KiB of output",
+    "import os; os.write(3, b'\\0\\0\\0\\5+null')": r"description of itself is malformed",
+    "def f(: pass": r"line 3: invalid syntax",
+}
+
+
+@pytest.mark.parametrize("code", HARM_AT_LOAD)
+async def test_harm_while_it_is_loaded_refuses_the_app(native: FunctionPlatform, code: str) -> None:
+    limits = msgspec.structs.replace(NATIVE, load_time=300_000)
+    with pytest.raises(DeployError, match=HARM_AT_LOAD[code]):
+        await native.check(app(code + "\n@app.on('climate')\ndef f(e): pass\n"), limits)
+    assert native.stats().restarts == 0
+
+
 async def test_a_listed_module_that_is_not_there_is_named(native: FunctionPlatform) -> None:
     limits = Limits(tier="native", preload=("no_such_module",))
     with pytest.raises(

@@ -13,12 +13,12 @@ from typing import NoReturn
 from edge_runtime.functions.sandbox import jail
 from edge_runtime.functions.sandbox.native import child, guest
 
-_FORK, _REAP = b"f", b"r"
+_FORK, _END = b"f", b"e"
 _NUMBER = struct.Struct("i")
 
 
 class Zygote:
-    """The zygote as its keeper sees it: who gets its children, and kills them."""
+    """The zygote as its keeper sees it: who makes children for it, and ends them."""
 
     def __init__(self, world: guest.Guest, confinement: jail.Confinement) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -42,8 +42,7 @@ class Zygote:
 
     def end(self, pid: int) -> int:
         """Kill a child if it lives; answers what it ended with, as waitpid(2) does. Raises `OSError`."""
-        os.kill(pid, signal.SIGKILL)  # nobody else waits for it, so this is still its number
-        self._control.send(_REAP + _NUMBER.pack(pid))
+        self._control.send(_END + _NUMBER.pack(pid))
         return self._answer()
 
     def _answer(self) -> int:
@@ -84,8 +83,10 @@ def _serve(world: guest.Guest, control: socket.socket, confinement: jail.Confine
         message, descriptors, _, _ = socket.recv_fds(control, 64, 1)
         if not message:
             return  # the children die with this process
-        if message[:1] == _REAP:
-            _, status = os.waitpid(_NUMBER.unpack(message[1:])[0], 0)
+        if message[:1] == _END:
+            pid = _NUMBER.unpack(message[1:])[0]
+            os.kill(pid, signal.SIGKILL)  # nobody else waits for it, so this is still its number
+            _, status = os.waitpid(pid, 0)
             control.send(_NUMBER.pack(status))
             continue
         try:
