@@ -42,6 +42,7 @@ def apps(context: typer.Context, config_path: ConfigPath = CONFIG, as_json: AsJs
         return
     now = SystemClock().now()
     shown_rows = table("app", "version", "live since", "instances", "calls", "stopped", "triggers")
+    shown_rows.columns[1].no_wrap = True  # it may be wanted for a rollback
     for row in rows:
         triggers = "\n".join(map(described, row.triggers))
         figures = (str(row.instances), str(row.stats.calls), _stops(row.stats.stops))

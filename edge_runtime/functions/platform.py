@@ -40,7 +40,8 @@ MAX_RETRIES = 100
 
 _MISSING = "ModuleNotFoundError"
 _MISSING_HINTS = {
-    "sandbox": "Functions have Python's standard library, without what needs a system.",
+    "sandbox": "Functions have Python's standard library, without what needs a system, and the plain-Python packages"
+    " that a requirements.txt in the app's folder names.",
     "native": "What is installed, and listed as 'preload' in the app's table of edge.toml, can be imported.",
 }
 

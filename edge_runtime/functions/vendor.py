@@ -199,5 +199,6 @@ def _skipped(output: str, why: str, name: str) -> bool:
 def _not_plain(name: str, needed_by: str) -> DeployError:
     return DeployError(
         f"{REQUIREMENTS}: {name}{needed_by} has parts that are not Python, and the sandbox runs only Python",
-        hint="Packages with C extensions are for the native tier; see docs/functions.md.",
+        hint="Packages with C extensions are for the native tier: install them beside the gateway, list them as preload"
+        " in [apps.NAME] of edge.toml, and not here.",
     )

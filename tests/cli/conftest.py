@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,12 @@ class Gateway:
         self.seq = 0
         self.key = ""
 
-    def edge(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def edge(self, *arguments: object, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
         """The command line in a process of its own."""
-        environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
+        whole = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", **environment}
         command = [*EDGE, *map(str, arguments)]
         return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command, cwd=self.folder, env=whole, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
 
     def says(self, *arguments: object) -> str:

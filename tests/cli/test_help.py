@@ -28,7 +28,7 @@ def test_the_verbs_are_those_of_the_documentation() -> None:
     flow = ("list", "pause", "resume", "rewind", "bootstrap", "replay", "scale", "rate", "release")
     dead = ("list", "show", "retry", "drop", "export")
     assert known >= {f"flow {verb}" for verb in flow} | {f"dead {verb}" for verb in dead}
-    assert known >= {"deploy", "doctor", "status", "tail", "trace"}
+    assert known >= {"deploy", "rollback", "replay", "apps", "apps versions", "doctor", "status", "tail", "trace"}
 
 
 @pytest.mark.parametrize("verb", ALL, ids=" ".join)
