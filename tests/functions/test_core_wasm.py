@@ -93,6 +93,12 @@ HARMFUL = {
         "output",
         "KiB of output",
     ),
+    "hoard_in_the_host": (
+        "(loop $l (call $keep (i32.const 0) (i32.const 3) (f64.const 1) (f64.const 0)) (br $l))",
+        '(import "edge" "state_set_number" (func $keep (param i32 i32 f64 f64)))',
+        "output",
+        "handed over in one call",
+    ),
     "unreachable": ("(unreachable)", "", "error", "it gave up"),
     "division": ("(drop (i32.div_u (i32.const 1) (i32.const 0)))", "", "error", "divided by zero <- f"),
     "null_call": ("(call_indirect (i32.const 0))", "(table 1 funcref)", "error", "function pointer that is null"),

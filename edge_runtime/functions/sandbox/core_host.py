@@ -20,6 +20,13 @@ from wasmtime import Caller, FuncType, Linker, Memory, ValType
 from edge_runtime.functions.sandbox.errors import Stopped
 
 _MAX_PATH = 512
+_MOST_KEPT = 8
+"""What one call may hand over to be kept in this process is so many times its output limit; its own memory has a limit,
+this process has none."""
+
+_ENTRY = 256
+"""Bytes that an entry of state takes besides its name and value."""
+
 _MAX_PIECES = 1024
 """How many buffers one `fd_write` may name."""
 
@@ -45,6 +52,8 @@ class Call:
         self.register = register
         self.room = room
         """Bytes of text that the module may hand over at once."""
+        self.left = room * _MOST_KEPT
+        """What it may still hand over that is kept here, in this process, until the call ends."""
         self.memory: Memory | None = None
         self.event: Event | None = None
         self.context: Context | None = None
@@ -106,10 +115,16 @@ class Host:
 
     def _json(self, caller: Caller, pointer: int, length: int) -> Any:
         text = self._text(caller, pointer, length)
+        self._keep(len(text))
         try:
             return _decode(text) if text else None
         except (ValueError, RecursionError) as error:
             raise Failed(f"it handed over something that is not JSON ({error}): {text[:100]}") from None
+
+    def _keep(self, size: int) -> None:
+        self.call.left -= size
+        if self.call.left < 0:
+            raise Stopped("output", f"more than {self.call.room * _MOST_KEPT // 1024} KiB handed over in one call")
 
     def _put(self, caller: Caller, pointer: int, data: bytes) -> None:
         ctypes.memmove(self._place(caller, pointer, len(data)), data, len(data))
@@ -250,17 +265,18 @@ class Host:
     def _edge_state_set(
         self, caller: Caller, name: int, name_length: int, value: int, value_length: int, ttl: float
     ) -> None:
-        state = self.call.ctx.state
-        state.set(
-            self._text(caller, name, name_length), self._json(caller, value, value_length), ttl=ttl if ttl else None
-        )
+        self._set(caller, name, name_length, self._json(caller, value, value_length), ttl)
 
     def _edge_state_set_number(self, caller: Caller, name: int, name_length: int, value: float, ttl: float) -> None:
         whole = value.is_integer() and abs(value) < 2**53
-        kept = int(value) if whole else value
-        self.call.ctx.state.set(self._text(caller, name, name_length), kept, ttl=ttl if ttl else None)
+        self._set(caller, name, name_length, int(value) if whole else value, ttl)
+
+    def _set(self, caller: Caller, pointer: int, length: int, value: Any, ttl: float) -> None:
+        self._keep(_ENTRY)
+        self.call.ctx.state.set(self._text(caller, pointer, length), value, ttl=ttl or None)
 
     def _edge_state_delete(self, caller: Caller, name: int, name_length: int) -> None:
+        self._keep(_ENTRY)
         self.call.ctx.state.pop(self._text(caller, name, name_length), None)
 
     # -- env: what AssemblyScript's library asks for; its texts are UTF-16 with their length before them
@@ -331,6 +347,7 @@ class Host:
         for start in range(0, len(table), 8):
             pointer, length = (int.from_bytes(table[at : at + 4], "little") for at in (start, start + 4))
             text = self._bytes(caller, pointer, length).decode(errors="replace")
+            self._keep(len(text))
             if self.call.context is not None:
                 self.call.context._write(text, "info" if fd == 1 else "warning")
             total += length
