@@ -74,8 +74,26 @@ def examine(path: Path) -> Iterator[Finding]:
         yield Finding(False, "configuration", str(error), error.hint)
         return
     yield Finding(True, "configuration", str(path))
+    yield from _native(settings)
     yield from _data(settings.gateway.data)
     yield from _running(settings)
+
+
+def _native(settings: config.Config) -> Iterator[Finding]:
+    """The apps that have one wall less, and whether what they are to import is here."""
+    for name, app in settings.apps.items():
+        what = f"app {name}"
+        if app.tier == "sandbox" and app.preload:
+            advice = 'Take it out, or set tier = "native".'
+            yield Finding(False, what, "has a 'preload', which only the native tier knows", advice)
+        if app.tier == "native":
+            absent = [module for module in app.preload if find_spec(module.partition(".")[0]) is None]
+            found = (
+                f"{', '.join(absent)} of its 'preload' cannot be found"
+                if absent
+                else "native: the kernel alone holds it"
+            )
+            yield Finding(not absent, what, found, f"{sys.executable} -m pip install NAME" if absent else "")
 
 
 def _journal(path: Path) -> Iterator[Finding]:
