@@ -81,6 +81,18 @@ class RunJob(Job):
         """How many of the next events were in the hands of an executor that died: they go one by one."""
         self._encoded: dict[int, bytes] = {}
 
+    def encode_ahead(self) -> None:
+        """Encode what `chunk` will ask for."""
+        size = 0
+        for index, event in enumerate(self.events[:MAX_EVENTS]):
+            try:
+                part = self._encoded[index] = encode_event(event)
+            except (TypeError, ValueError, RecursionError):
+                return
+            size += len(part)
+            if size > MAX_BYTES:
+                return
+
     def chunk(self) -> list[bytes]:
         """The next events, encoded. Those that cannot be encoded before them fail here."""
         parts: list[bytes] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 from edge_runtime.clock import Clock
 from edge_runtime.events import Event
@@ -46,6 +46,8 @@ class Lane:
         """Apps that a new executor refused, and why."""
         self._task: asyncio.Task[None] | None = None
         self._calls = 0
+        self._reported: tuple[RunJob, Outcomes] | None = None
+        """What the last run came to, not looked at yet: the executor gets its next work first."""
         self._born = 0
         self._short_lives = 0
         self.remote = Remote(engine, self._more.set)
@@ -100,6 +102,8 @@ class Lane:
     ) -> list[Outcome]:
         """Run a function: one outcome for each event. Raises `Unavailable`."""
         job = RunJob(app, function, events, given, limits, budget)
+        if self.waiting:
+            job.encode_ahead()  # the executor is busy with another: it need not wait for this afterwards
         await self._submit(job)
         return job.outcomes
 
@@ -120,7 +124,21 @@ class Lane:
                 self._fail_all(Unavailable(f"the function platform stumbled: {error!r}"))
                 await asyncio.sleep(BACKOFF[-1])
 
+    def _settle(self) -> None:
+        """Look at the outcomes of the last run, and tell whoever waits for them."""
+        if self._reported is None:
+            return
+        job, reply = self._reported
+        self._reported = None
+        try:
+            job.take([judge(body, micros, job.limits) for micros, body in reply.outcomes])
+        except Exception as error:
+            job.fail(error)
+        if len(job.outcomes) >= len(job.events) and not job.future.done():
+            job.future.set_result(None)
+
     def _fail_all(self, error: Exception) -> None:
+        self._settle()
         for job in self._turns.clear():
             job.fail(error)
 
@@ -128,16 +146,19 @@ class Lane:
         while True:
             self._more.clear()
             if self.remote.ready is None:
+                self._settle()
                 await self._replace()
                 continue
             started = self._clock.monotonic()
             job, delay = self._turns.next(started)
             if job is None:
+                self._settle()
                 await self._rest(delay)
                 continue
             try:
                 finished = job.future.done() or await self._step(job)
             except ExecutorDied as death:
+                self._settle()
                 self._blame(job, str(death))
                 await self._recover()
                 continue
@@ -162,6 +183,8 @@ class Lane:
 
     async def _step(self, job: Job) -> bool:
         """Do a piece of a job; answers whether that was all of it."""
+        if not isinstance(job, RunJob) or (self._reported is not None and self._reported[0] is job):
+            self._settle()
         match job:
             case LoadJob():
                 reply = await self._call_load(job)
@@ -200,17 +223,29 @@ class Lane:
                 limits.time,
                 limits.output,
             )
-            reply = await self._call(request, (limits.time + limits.load_time + QUANTUM) / 1e6)
+            call = self._call(request, (limits.time + limits.load_time + QUANTUM) / 1e6)
+            reply = await (call if self._reported is None else self._meanwhile(call))
             if not isinstance(reply, Outcomes) or not 0 < len(reply.outcomes) <= len(parts):
                 raise ExecutorDied("it answered with something else")
-            job.take([judge(body, micros, limits) for micros, body in reply.outcomes])
             if job.budget is not None:
                 job.budget.spend(sum(micros for micros, _ in reply.outcomes), self._clock.monotonic())
-        if len(job.outcomes) < len(job.events):
-            return False
+            self._reported = job, reply
+            return len(job.outcomes) + len(reply.outcomes) >= len(job.events)
+        self._settle()
         if not job.future.done():
             job.future.set_result(None)
         return True
+
+    async def _meanwhile(self, call: Coroutine[None, None, Reply]) -> Reply:
+        """Make a call, and while the executor is at it, look at the outcomes of the last one."""
+        calling = asyncio.ensure_future(call)
+        calling.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+        try:
+            await asyncio.sleep(0)  # it is sent
+            self._settle()
+            return await calling
+        finally:
+            calling.cancel()
 
     async def _call_load(self, job: LoadJob) -> Loaded | Refused:
         request = Load(self._next(), job.app, job.source, job.limits.memory, job.limits.load_time)

@@ -22,7 +22,7 @@ from edge_runtime.functions.engines import python_engine
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import spawn
-from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Load, Splitter, Unload, Unloaded, frame
+from edge_runtime.functions.sandbox.protocol import FrameTooLarge, Load, Run, Splitter, Unload, Unloaded, frame
 
 from .conftest import Start, app, deploy, event, failed, ok
 
@@ -53,6 +53,44 @@ async def test_a_batch_survives_the_kill_of_its_executor(platform: FunctionPlatf
     assert [ok(o).value for o in await batch] == list(range(12)), "an innocent event is not blamed"
     assert executor(platform) != first
     assert platform.stats().restarts == 1
+
+
+async def test_what_has_come_back_is_not_run_again_when_the_executor_dies_with_the_next(
+    platform: FunctionPlatform,
+) -> None:
+    """Outcomes are looked at while the executor is at its next work already: its death must not cost them."""
+    ref = await deploy(
+        platform, app("calls = []\n" + COUNT.replace("return e.seq", "calls.append(e.seq); return len(calls)"))
+    )
+    call = remote.Remote.call
+    runs = 0
+
+    async def deadly(self: remote.Remote, request: object, patience: float) -> object:
+        nonlocal runs
+        if isinstance(request, Run):
+            runs += 1
+            if runs == 2:
+                os.kill(self.pid, signal.SIGKILL)
+        return await call(self, request, patience)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote.Remote, "call", deadly)
+        both = [asyncio.ensure_future(platform.invoke(ref("f"), [event(seq=n)])) for n in range(2)]
+        first, second = await asyncio.gather(*both)
+    assert [ok(o).value for o in first] == [1]
+    assert [ok(o).value for o in second] == [1], "in the new executor"
+    assert (runs, platform.stats().restarts) == (3, 1)
+
+
+async def test_callers_take_turns_and_each_gets_its_own_outcomes(platform: FunctionPlatform) -> None:
+    ref = await deploy(platform, app(COUNT))
+    batches = [[event(seq=100 * caller + n) for n in range(40)] for caller in range(6)]
+    batches[3][0] = event(data=object(), seq=300)
+    found = await asyncio.gather(*(platform.invoke(ref("f"), batch) for batch in batches))
+    unreadable = failed(found[3][0])
+    assert "cannot be handed to a function" in unreadable.detail
+    for caller, outcomes in enumerate(found):
+        assert [ok(o).value for o in outcomes[1:]] == [100 * caller + n for n in range(1, 40)]
 
 
 async def test_what_is_loaded_is_loaded_again(start: Start) -> None:
