@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +378,51 @@ async def test_a_module_is_compiled_once(start: Start, c_module: Path, tmp_path:
     assert before.st_mode & 0o077 == 0
     again = modules.compiled("renamed.wasm", c_module.read_bytes(), folder, lambda *_: None)
     assert (again, again.stat().st_mtime_ns) == (first, before.st_mtime_ns)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="all the other tests have run as an ordinary user already")
+def test_escape_of_a_module_is_held_for_an_ordinary_user_too(guest: tuple[Path, Path]) -> None:
+    """The whole platform, started without root: the module compiled, loaded, and stopped."""
+    nobody = 65534
+    work = Path("/tmp") / f"edge-module-{os.getpid()}"
+    cached = work / "edge-runtime"
+    cached.mkdir(parents=True, mode=0o700)
+    try:
+        for path in guest:
+            shutil.copy(path, cached / path.name)
+        (work / "mod.wasm").write_bytes(module(on_fourth("(loop $l (br $l))"))["mod.wasm"])
+        for path in [work, cached, *cached.iterdir(), work / "mod.wasm"]:
+            os.chown(path, nobody, nobody)
+        script = f"""
+import asyncio, os
+from pathlib import Path
+from edge_runtime.clock import SystemClock
+from edge_runtime.events import Event
+from edge_runtime.functions.platform import FunctionPlatform
+from edge_runtime.manifest import FunctionRef
+work = Path({str(work)!r})
+async def main():
+    platform = FunctionPlatform(work / "apps", SystemClock(), cache_folder=work / "edge-runtime")
+    await platform.start()
+    checked = await platform.check(work / "mod.wasm")
+    await platform.store(checked)
+    await platform.load("mod", checked.version)
+    events = [Event("b1", b"bootboot", seq, "climate", 1, 2, None) for seq in (3, 4, 5)]
+    outcomes = await platform.invoke(FunctionRef("mod", checked.version, "f"), events)
+    [executor] = [found for found in platform.report().executors if found.engine == "wasm"]
+    print(os.geteuid(), executor.jail.uid, executor.jail.seccomp, *(getattr(o, "reason", "ok") for o in outcomes))
+    await platform.stop()
+asyncio.run(main())
+"""
+        user = ["setpriv", f"--reuid={nobody}", f"--regid={nobody}", "--clear-groups"]
+        start_itself = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import edge_runtime'])"
+        probe = [*user, sys.executable, "-c", start_itself]
+        if subprocess.run(probe, capture_output=True, env={}, cwd="/", check=False).stderr:
+            # This interpreter stands where only root can read. It may read there too, and is still not root.
+            user += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        done = subprocess.run(
+            [*user, sys.executable, "-c", script], capture_output=True, env={}, cwd="/", timeout=100, check=False
+        )
+        assert done.stdout.decode().split() == ["65534", "65534", "True", "ok", "timeout", "ok"], done.stderr.decode()
+    finally:
+        shutil.rmtree(work)
