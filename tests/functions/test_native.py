@@ -199,6 +199,13 @@ async def test_what_is_not_listed_cannot_be_imported(native: FunctionPlatform) -
     assert "'preload'" in told.value.hint
 
 
+async def test_what_the_gateway_uses_itself_can_be_listed_like_anything_else(native: FunctionPlatform) -> None:
+    body = "import msgspec\n@app.route('climate', to='x')\ndef f(e): return msgspec.json.encode([1]).decode()\n"
+    ref = await deploy(native, app(body), limits=Limits(tier="native", preload=("msgspec",)))
+    [outcome] = await native.invoke(ref("f"), [event()])
+    assert ok(outcome).value == "[1]"
+
+
 HARM_AT_LOAD = {
     "while True: pass": r"greenhouse.py: loading it took more than 300 ms",
     "import os; os._exit(3)": r"ended its interpreter \(exit status 3\)",

@@ -27,10 +27,24 @@ class Err(Exception):
 class Guest:
     """The guest's two functions. Until `on_done` is set it may report nothing."""
 
-    def __init__(self, main: Any, host: ModuleType) -> None:
+    def __init__(self, main: Any, host: ModuleType, preloaded: Sequence[str] = ()) -> None:
         self._world = main.WitWorld()
         self._rehearse = main._rehearse
         self._host = host
+        self._kept = {name.partition(".")[0] for name in preloaded}
+
+    def forget_ours(self) -> None:
+        """Take out of `sys` what is the gateway's and the machine's, and nothing that a function could miss."""
+        for name in list(sys.modules):
+            top = name.partition(".")[0]
+            if top in ("edge_runtime", "msgspec", "main", "stdlib", "__main__") and top not in self._kept:
+                del sys.modules[name]
+        sys.modules["__main__"] = ModuleType("__main__")
+        sys.path.clear()
+        sys.path_importer_cache.clear()
+        sys.argv[:] = [""]
+        sys.orig_argv[:] = []
+        os.environ.clear()
 
     def rehearse(self) -> None:
         """Do once what every app does: in a new process that copies the pages that it takes, before there is hurry."""
@@ -66,7 +80,7 @@ def prepare(modules: Sequence[str], folders: Sequence[str]) -> Guest:
     sys.modules.pop("main", None)  # one that was preloaded
     sys.path.insert(0, str(SOURCES))
     main = importlib.import_module("main")
-    return Guest(main, host)
+    return Guest(main, host, modules)
 
 
 def _module(name: str, **content: object) -> ModuleType:
@@ -74,16 +88,3 @@ def _module(name: str, **content: object) -> ModuleType:
     vars(module).update(content)
     sys.modules[name] = module
     return module
-
-
-def forget_ours() -> None:
-    """Take out of `sys` what is the gateway's and the machine's, and nothing that a function could miss."""
-    for name in list(sys.modules):
-        if name.partition(".")[0] in ("edge_runtime", "msgspec", "main", "stdlib", "__main__"):
-            del sys.modules[name]
-    sys.modules["__main__"] = ModuleType("__main__")
-    sys.path.clear()
-    sys.path_importer_cache.clear()
-    sys.argv[:] = [""]
-    sys.orig_argv[:] = []
-    os.environ.clear()

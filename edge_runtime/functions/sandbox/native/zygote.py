@@ -74,7 +74,7 @@ def _lowest(control: socket.socket) -> socket.socket:
 
 
 def _serve(world: guest.Guest, control: socket.socket, confinement: jail.Confinement) -> None:
-    guest.forget_ours()
+    world.forget_ours()
     jail.lock(confinement, keeper=True)
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every page
