@@ -17,6 +17,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 """A device id."""
 
+GATEWAY = "gateway"
+"""Stands for the device in events of the gateway itself, such as the moments of a schedule. No device can be called so,
+and none can send the kinds of these events, which begin with `$`."""
+
 MAX_HOPS = 8
 """How many functions may answer to each other's events before the chain is cut."""
 

@@ -33,11 +33,29 @@ class Route(Trigger, frozen=True, tag="route"):
     to: str = ""
 
 
+class Schedule(Trigger, frozen=True, tag="schedule"):
+    """Run the function at moments: every so often, or by the calendar. Its kind is `$schedule.<app>.<name>`."""
+
+    every: int = 0
+    """Microseconds of running time between two moments; 0 where the calendar decides."""
+    cron: str = ""
+    """The moments as a cron expression (`edge_runtime/cron.py`)."""
+    tz: str = "UTC"
+    """The time zone of the expression."""
+    missed: str = "skip"
+    """What becomes of moments at which the gateway was off: `skip`, or `once` for all of them together."""
+
+    @property
+    def words(self) -> str:
+        """The moments, in a line: two schedules with the same words have the same moments."""
+        return f"every {self.every} us" if self.every else f"cron {self.cron} {self.tz}"
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """An app as found by loading it."""
 
     app: str
-    triggers: list[OnEvent | Route]
+    triggers: list[OnEvent | Route | Schedule]
     grants: list[str] = []
     """What it asks for beyond its own events (`edge_runtime/grants.py`)."""
 
