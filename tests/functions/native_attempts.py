@@ -50,7 +50,7 @@ REFUSED = {
     "listdir": "os.listdir('/')",
     "stat": "os.stat('/etc/passwd')",
     "chdir": "os.chdir('/')",
-    "mkdir": "os.mkdir('/tmp/x')",
+    "mkdir": "os.mkdir('/tmp/made')",
     "unlink": "os.unlink('/tmp/nothing')",
     "raw_open": "call(257 if X86 else 56, -100, b'/etc/passwd', 0)",
     "proc_maps": "open('/proc/self/maps')",
