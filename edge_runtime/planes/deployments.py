@@ -113,25 +113,26 @@ class Deployments:
 
     async def deploy(self, request: Deploy) -> Deployed:
         """Check an app in the sandbox and, unless only that was asked, put it live; the old one serves until then."""
+        checked = await self._platform.check(request.files)
+        manifest, version = checked.manifest, checked.version
+        flows = self._make(manifest, version)
+        asks = self._asks(manifest, request.grants)
+        if asks and not request.check:
+            # Nobody has approved this yet: it is for whoever deploys to say.
+            return _deployed(manifest, version, checked.cold_start_us, asks=asks)
+        # A long dry run keeps nobody from rolling back meanwhile.
+        dry = await self._tried(checked, flows, request.dry_run)
+        refused = "" if request.force else _refusal(dry)
         async with self._changing:
-            checked = await self._platform.check(request.files)
-            manifest, version = checked.manifest, checked.version
-            flows = self._make(manifest, version)
             unchanged = self._runs(manifest, version)
-            asks = self._asks(manifest, request.grants)
-            if asks and not request.check:
-                # Nobody has approved this yet: it is for whoever deploys to say.
-                return _deployed(manifest, version, checked.cold_start_us, asks=asks)
-            dry = await self._tried(checked, flows, request.dry_run)
-            refused = "" if request.force else _refusal(dry)
             if not request.check and not unchanged and not refused:
                 self._approved(manifest, version, request.grants)
                 await self._platform.store(checked)
                 async with self.borrowed(manifest.app, version):
                     await self._go_live(manifest, version, flows, self._before(manifest.app, version))
-            live = not request.check and (unchanged or not refused)
-            found = _deployed(manifest, version, checked.cold_start_us, live=live, unchanged=unchanged, asks=asks)
-            return msgspec.structs.replace(found, dry=dry, refused=refused)
+        live = not request.check and (unchanged or not refused)
+        found = _deployed(manifest, version, checked.cold_start_us, live=live, unchanged=unchanged, asks=asks)
+        return msgspec.structs.replace(found, dry=dry, refused=refused)
 
     async def rollback(self, app: str, request: Rollback) -> Deployed:
         """Put a stored version live again. State and progress stay; what is live serves until then."""
@@ -213,13 +214,21 @@ class Deployments:
             return []
         app, version = checked.manifest.app, checked.version
         known = any(item.version == version for item in await self._platform.stored(app))
-        await self._platform.store(checked)
+        if not known:
+            await self._platform.store(checked)
         try:
             async with self.borrowed(app, version) as manifest:
                 return await self._rehearsal.over_last(manifest, version, flows, count)
         finally:
-            if not known:
-                await self._platform.forget(app, version)
+            async with self._changing:
+                if not known and not self._in_use(app, version):
+                    await self._platform.forget(app, version)
+
+    def _in_use(self, app: str, version: str) -> bool:
+        """Whether a version is live, was, or is just being tried."""
+        record = self._records.get(app)
+        named = record is not None and version in (record.version, *(name for name, _ in record.earlier))
+        return named or self._borrowed[app, version] > 0
 
     def _runs(self, manifest: Manifest, version: str) -> bool:
         live = self.live.get(manifest.app)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from edge_runtime.errors import DeployError, EdgeError, NotFound
+from edge_runtime.flows.replay import Replayed
 from edge_runtime.functions.sandbox import build
 from edge_runtime.functions.versions import KEPT
 from edge_runtime.planes.api import MAX_DEPLOY, application
 from edge_runtime.planes.deployments import Rollback
 from edge_runtime.planes.messages import Deploy
 from edge_runtime.planes.moments import EARLIEST
-from edge_runtime.planes.rehearsal import AppReplay
+from edge_runtime.planes.rehearsal import AppReplay, Rehearsal
 from tests.ingress.mqtt_house import event_packet
 from tests.integration.test_gateway import Site
 
@@ -296,6 +298,33 @@ async def test_a_version_that_fails_in_its_dry_run_does_not_go_live(seen: Site) 
     assert seen.gateway.apps()[0].version == forced.version
     again = await seen.gateway.deploy(Deploy(folder(more=FUSSY), dry_run=100))
     assert (again.live, again.unchanged) == (True, True), "it is live: there is nothing to refuse"
+
+
+async def test_a_rollback_does_not_wait_for_a_dry_run_and_the_same_version_may_go_live_beside_it(
+    seen: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [fan] = [row.version for row in seen.gateway.apps()]
+    valve = await put(seen, folder("valve"))
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    over_last = Rehearsal.over_last
+
+    async def slow(*arguments: Any) -> list[Replayed]:
+        begun.set()
+        await go_on.wait()
+        return await over_last(*arguments)
+
+    monkeypatch.setattr(Rehearsal, "over_last", slow)
+    trying = asyncio.create_task(seen.gateway.deploy(Deploy(folder("horn"), check=True, dry_run=5)))
+    await begun.wait()
+    assert await back(seen) == fan
+    horn = await put(seen, folder("horn"))
+    go_on.set()
+    assert (await trying).version == horn
+    kept = {row.version: row.state for row in await seen.gateway.deployments.versions("folder")}
+    assert kept == {horn: "live", fan: "rollback", valve: ""}, "the dry run took nothing away with it"
+    device = await seen.device("e")
+    device.send(event_packet(0, {"n": 1}, device="e"))
+    assert (await seen.until("command", lambda found: len(found) == 9))[-1].name == "horn"
 
 
 async def test_a_route_is_tried_without_sending(tmp_path: Path) -> None:
