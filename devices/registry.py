@@ -10,7 +10,7 @@ import msgspec
 from devices.credentials import NOBODY, key_matches, new_key
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, NotFound, nearest
-from edge_runtime.events import DEVICE
+from edge_runtime.events import DEVICE, GATEWAY
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import Device, Stored
 
@@ -84,6 +84,10 @@ class Registry:
             raise EdgeError(
                 f"{device!r} cannot be the id of a device",
                 hint="Use 1 to 128 of the characters A-Z a-z 0-9 _ . -, the first a letter or digit.",
+            )
+        if device == GATEWAY:
+            raise EdgeError(
+                f"'{GATEWAY}' cannot be the id of a device: it is the gateway itself", hint="Choose another."
             )
         async with self._changing:
             if device in self._devices:
