@@ -243,14 +243,14 @@ class Gateway:
 
     def apps(self) -> list[AppRow]:
         """All apps: those that run, and those that should."""
-        stats = self.platform.stats().apps
-        return [self._app_row(app, stats.get(app, AppStats())) for app in self.deployments.names()]
+        stats, flows = self.platform.stats().apps, self.control.rows()
+        return [self._app_row(app, stats.get(app, AppStats()), flows) for app in self.deployments.names()]
 
-    def _app_row(self, app: str, stats: AppStats) -> AppRow:
+    def _app_row(self, app: str, stats: AppStats, flows: Sequence[FlowRow]) -> AppRow:
         record, manifest = self.deployments.live.get(app, (self.deployments.record(app), None))
         load = self.platform.load_of(app, record.version)
         instances, held = (load.instances, load.held) if load is not None else (0, 0)
-        rows = [row for row in self.control.rows() if row.flow.startswith(f"{app}.")]
+        rows = [row for row in flows if row.flow.startswith(f"{app}.")]
         broken = {name: why for name, why in self.deployments.broken.items() if name == app}
         return AppRow(
             app,

@@ -12,6 +12,7 @@ from edge_runtime.cli.approval import Granted, approved
 from edge_runtime.cli.apps import AppName, described
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, escaped, out, print_json
 from edge_runtime.cli.flows import Since, moment, say_replayed
+from edge_runtime.clock import SystemClock
 from edge_runtime.errors import DeployError, EdgeError
 from edge_runtime.functions.sources import read_files
 from edge_runtime.functions.vendor import with_packages
@@ -44,7 +45,7 @@ def deploy(
     if dry_run < 0:
         raise EdgeError(f"--dry-run {dry_run} is not a number of events", hint="Say, for example, --dry-run 1000.")
     started = time.monotonic()
-    files = with_packages(read_files(app), app, err.print, upgrade=upgrade)
+    files = with_packages(read_files(app), app, err.print, now=SystemClock().now(), upgrade=upgrade)
     with connect(config_path) as client:
         found = approved(
             lambda given: client.deploy(files, check=check, grants=given, dry_run=dry_run, force=force),

@@ -211,7 +211,7 @@ class FunctionPlatform:
 
     async def store(self, checked: Checked) -> None:
         """Keep a checked version, durably, until it is needed."""
-        await asyncio.to_thread(self._versions.write, checked.content, checked.manifest)
+        await asyncio.to_thread(self._versions.write, checked.content, checked.manifest, self._clock.now())
 
     async def load(self, app: str, version: str) -> Manifest:
         """Make a stored version ready to be invoked. Raises `NotFound` or `DeployError`."""

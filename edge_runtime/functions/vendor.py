@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -52,24 +51,28 @@ _DEPENDS = re.compile(r"^\s*(\S+) \S+ depends on ([A-Za-z0-9._-]+)")
 Say = Callable[[str], None]
 
 
-def with_packages(files: Files, folder: Path, say: Say, *, upgrade: bool = False, kept: Path | None = None) -> Files:
+def with_packages(
+    files: Files, folder: Path, say: Say, *, now: int, upgrade: bool = False, kept: Path | None = None
+) -> Files:
     """The app's files with the packages that its requirements.txt names below `.packages/`.
 
     `folder` is the app's on disk. What was fetched before for the same requirements.txt is taken again, unless
-    `upgrade` asks for the newest; it is kept in `kept`. `say` is told where this takes time. Raises `DeployError`.
+    `upgrade` asks for the newest; it is kept in `kept`, until no deploy has used it for a month (`now` is in
+    microseconds since 1970). `say` is told where this takes time. Raises `DeployError`.
     """
     text = files.get(REQUIREMENTS)
     if text is None or not entry_of(files).endswith(".py") or not _asks(text):
         return files
     store = cache.prepare(cache.prepare(kept or cache.default_folder()) / "packages")
     path = store / f"{_key(text)}.msgpack"
-    packages = None if upgrade or _ELSEWHERE.search(text.decode(errors="replace")) else _fetched_before(path)
+    packages = None if upgrade or _ELSEWHERE.search(text.decode(errors="replace")) else _fetched_before(path, now)
     if packages is None:
         say(f"fetching the packages of {REQUIREMENTS} ...")
         packages = _fetch(folder)
         with cache.written(path) as temporary:
             temporary.write_bytes(msgspec.msgpack.encode(packages))
-        _forget_unused(store)
+        os.utime(path, (now / 1e6, now / 1e6))
+        _forget_unused(store, now)
     return {**files, **packages}
 
 
@@ -83,7 +86,7 @@ def _key(text: bytes) -> str:
     return hashlib.sha256("\0".join([GUEST_PYTHON, *settings, ""]).encode(errors="replace") + text).hexdigest()[:32]
 
 
-def _fetched_before(path: Path) -> Files | None:
+def _fetched_before(path: Path, now: int) -> Files | None:
     try:
         descriptor = cache.open_own(path)
     except cache.CacheError:
@@ -94,14 +97,14 @@ def _fetched_before(path: Path) -> Files | None:
         except msgspec.MsgspecError:
             return None
     with suppress(OSError):
-        os.utime(path)
+        os.utime(path, (now / 1e6, now / 1e6))
     return found
 
 
-def _forget_unused(store: Path) -> None:
+def _forget_unused(store: Path, now: int) -> None:
     for path in store.glob("*.msgpack"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > UNUSED_AFTER:
+            if now / 1e6 - path.stat().st_mtime > UNUSED_AFTER:
                 path.unlink()
 
 

@@ -78,12 +78,16 @@ class Versions:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(self, app: AppFiles, manifest: Manifest) -> None:
-        """Store a version durably; one that is there already stays as it is. Raises `EdgeError`."""
+    def write(self, app: AppFiles, manifest: Manifest, now: int | None = None) -> None:
+        """Store a version durably; one that is there already stays as it is. Raises `EdgeError`.
+
+        `now` dates it, in microseconds since 1970; without it the file system does.
+        """
         final = self._folder / manifest.app / app.version
+        times = None if now is None else (now / 1e6, now / 1e6)
         if final.exists():
             with suppress(OSError):
-                os.utime(final / _META)  # deployed again: the newest once more
+                os.utime(final / _META, times)  # deployed again: the newest once more
             return
         meta = _Meta(manifest, sorted(app.files), msgspec.Raw(msgspec.json.encode(app.limits)), app.guest)
         temporary = final.with_name(f".{app.version}.{os.getpid()}")
@@ -96,6 +100,7 @@ class Versions:
                 _write(path, content)
                 folders.update(parent for parent in path.parents if parent.is_relative_to(temporary))
             _write(temporary / _META, msgspec.json.encode(meta))
+            os.utime(temporary / _META, times)
             for folder in folders:
                 _sync(folder)
             temporary.rename(final)

@@ -92,10 +92,15 @@ def _make(to: Path) -> None:
         ) from error
 
 
+def _unfinished(folder: str, names: list[str]) -> list[str]:
+    """Versions that are just being written or removed, beside the others of an app."""
+    return [name for name in names if name.startswith(".")] if Path(folder).parent.name == APPS else []
+
+
 def _copy_apps(source: Path, to: Path) -> None:
     try:
         if (source / APPS).exists():
-            shutil.copytree(source / APPS, to / APPS)
+            shutil.copytree(source / APPS, to / APPS, ignore=_unfinished)
     except (OSError, shutil.Error) as error:
         raise StorageError(
             f"the apps could not be copied to {to}: {error}", hint="Check the room on that disk."

@@ -62,13 +62,14 @@ class Workshop:
         self.wheels = folder / "wheels"
         self.kept = folder / "cache"
         self.asked = 0
+        self.now = 1_800_000_000_000_000
         self.app.mkdir()
         self.wheels.mkdir()
         (self.app / "main.py").write_text(MAIN)
 
     def packages(self, requirements: str, *, upgrade: bool = False) -> Files:
         (self.app / "requirements.txt").write_text(requirements)
-        files = with_packages(read_files(self.app), self.app, self._say, upgrade=upgrade, kept=self.kept)
+        files = with_packages(read_files(self.app), self.app, self._say, now=self.now, upgrade=upgrade, kept=self.kept)
         return {path: text for path, text in files.items() if path.startswith(".packages/")}
 
     def _say(self, _: str) -> None:
@@ -100,7 +101,8 @@ def test_plain_packages_become_part_of_the_app(workshop: Workshop) -> None:
 async def test_they_are_imported_in_the_sandbox(workshop: Workshop, platform: FunctionPlatform) -> None:
     wheel(workshop.wheels, "greeting", GREETING)
     workshop.packages("greeting==1.0")
-    checked = await platform.check(with_packages(read_files(workshop.app), workshop.app, print, kept=workshop.kept))
+    files = with_packages(read_files(workshop.app), workshop.app, print, now=0, kept=workshop.kept)
+    checked = await platform.check(files)
     await platform.store(checked)
     await platform.load("vendored", checked.version)
     [outcome] = await platform.invoke(FunctionRef("vendored", checked.version, "f"), [event()])
@@ -132,6 +134,23 @@ def test_what_was_damaged_in_the_cache_is_fetched_again(workshop: Workshop) -> N
     kept.write_bytes(b"\xc1")
     assert workshop.packages("greeting") == first
     assert workshop.asked == 2
+
+
+def test_what_no_deploy_has_used_for_a_month_is_forgotten(workshop: Workshop) -> None:
+    wheel(workshop.wheels, "greeting", GREETING)
+    wheel(workshop.wheels, "hall", {"hall.py": ""})
+    workshop.packages("greeting")
+    workshop.packages("hall")
+    day = 86_400_000_000
+    workshop.now += 20 * day
+    workshop.packages("hall")
+    workshop.now += 11 * day
+    workshop.packages("greeting >= 1")  # fetches, and looks what is old
+    assert workshop.asked == 3
+    workshop.packages("hall")
+    assert workshop.asked == 3
+    workshop.packages("greeting")
+    assert workshop.asked == 4
 
 
 def test_requirements_that_refer_elsewhere_are_always_looked_at(workshop: Workshop) -> None:

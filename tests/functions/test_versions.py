@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,7 @@ def content(number: int = 0) -> AppFiles:
 
 def written(folder: Path, number: int = 0, stored: int = 0) -> str:
     app = content(number)
-    Versions(folder).write(app, MANIFEST)
-    os.utime(folder / "a" / app.version / "version.json", (stored, stored))
+    Versions(folder).write(app, MANIFEST, stored * 1_000_000)
     return app.version
 
 

@@ -391,6 +391,15 @@ async def test_a_version_under_replay_outlives_its_replacement_and_the_live_one_
     assert platform.load_of("folder", fan) is None
 
 
+async def test_a_backup_holds_packages_but_nothing_half_written(site: Site, tmp_path: Path) -> None:
+    version = await put(site, {**folder(), ".packages/six.py": b""})
+    (site.folder / "data/apps/folder/.0123456789ab.7").mkdir()
+    await site.gateway.backup(tmp_path / "backup")
+    saved = tmp_path / "backup/apps/folder"
+    assert [path.name for path in saved.iterdir()] == [version]
+    assert (saved / version / "files/.packages/six.py").exists()
+
+
 async def test_no_version_goes_while_they_are_copied(site: Site) -> None:
     with site.gateway.deployments.kept_whole():
         made = [await put(site, folder(f"v{number}")) for number in range(KEPT + 2)]
