@@ -11,6 +11,9 @@ from edge_runtime.clock import Clock
 from edge_runtime.events import MAX_HOPS, Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Policy, Taken, Turn
 from edge_runtime.flows.ports import (
+    Cancel,
+    Defer,
+    Effect,
     Emit,
     Failure,
     Given,
@@ -24,7 +27,8 @@ from edge_runtime.flows.ports import (
 )
 from edge_runtime.flows.reach import Reach, Requests
 from edge_runtime.flows.states import changed
-from edge_runtime.journal.records import Command, DeadLetter, Entry, Record, State, StateChange
+from edge_runtime.flows.timers import MAX_PENDING, Timers
+from edge_runtime.journal.records import Command, DeadLetter, Entry, Record, State, StateChange, Timer, TimerCancelled
 from edge_runtime.manifest import FunctionRef, OnEvent
 from edge_runtime.throttle import Throttle, ThrottledLog
 
@@ -53,7 +57,9 @@ class FunctionFlow:
         invoker: Invoker,
         clock: Clock,
         reach: Reach | None = None,
+        timers: Timers | None = None,
     ) -> None:
+        """Without `timers` what it defers is dated by the clock, and there is no limit to it."""
         self.name = f"{app}.{trigger.name}"
         self.start = trigger.start
         self.version = version
@@ -65,6 +71,7 @@ class FunctionFlow:
         self._invoker = invoker
         self._clock = clock
         self._reach = reach or Reach()
+        self._timers = timers
         self._requests = Requests(self.name, self._reach)
         self._metrics: dict[tuple[int, str], list[tuple[str, float]]] = {}
         self._log = logging.getLogger(f"edge.app.{self.name}")
@@ -165,6 +172,11 @@ class FunctionFlow:
             stray = next((effect for effect in outcome.effects if self._strays(effect, event)), None)
             if isinstance(stray, Order):
                 outcome = Failure("error", f"a command to '{stray.device}' was not granted")
+            elif self._too_many(outcome):
+                outcome = Failure(
+                    "output",
+                    f"{MAX_PENDING} events that {self.name} has deferred wait already; a key replaces, and cancels",
+                )
         if isinstance(outcome, Failure):
             return self._failed(event, outcome, turn)
         effects = [self._effect(event, outcome, index, turn) for index in range(len(outcome.effects))]
@@ -176,7 +188,11 @@ class FunctionFlow:
                 del self._metrics[next(iter(self._metrics))]
         return Done(effects)
 
-    def _strays(self, effect: Emit | Order, event: Event) -> bool:
+    def _too_many(self, outcome: Success) -> bool:
+        more = sum(isinstance(effect, Defer) for effect in outcome.effects)
+        return more > 0 and self._timers is not None and self._timers.full(self.name, more)
+
+    def _strays(self, effect: Effect, event: Event) -> bool:
         """Whether it is a command to a device that is not this function's to command."""
         return (
             isinstance(effect, Order)
@@ -219,7 +235,9 @@ class FunctionFlow:
                 own = event.origin is None and device == event.device
                 cause = (event.boot, event.seq) if own else None
                 return Command(device, name, args, now, now + ttl, origin, cause, key)
-            case Emit(kind, data):
+            case Cancel(key):
+                return TimerCancelled(self.name, event.device, key)
+            case Emit(kind, data) | Defer(kind, data):
                 if event.hops >= MAX_HOPS:
                     return self._dead(
                         event,
@@ -227,7 +245,11 @@ class FunctionFlow:
                         f"'{kind}' was not emitted: {MAX_HOPS} functions have answered each other already",
                     )
                 quiet = turn.quiet or event.quiet
-                return Event(event.device, b"", 0, kind, event.time, now, data, event.hops + 1, origin, quiet)
+                emitted = Event(event.device, b"", 0, kind, event.time, now, data, event.hops + 1, origin, quiet)
+                if isinstance(effect, Emit):
+                    return emitted
+                asked = now if self._timers is None else self._timers.now()
+                return Timer(self.name, emitted, asked, effect.after, effect.key)
 
     def _dead(self, event: Event, reason: str, detail: str) -> DeadLetter:
         return DeadLetter(self.name, reason, detail, self._clock.now(), event.device, event, version=self.version)

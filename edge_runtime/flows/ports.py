@@ -32,6 +32,26 @@ class Order(msgspec.Struct, frozen=True, tag="command"):
     """Where it has one: it replaces older commands to the device with this key."""
 
 
+class Defer(msgspec.Struct, frozen=True, tag="defer"):
+    """A function wants an event to come later."""
+
+    kind: str
+    data: Any
+    after: int
+    """Microseconds."""
+    key: str = ""
+    """Where it has one: it takes the place of the function's pending one of this device with this key."""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """A function does not want a deferred event any more."""
+
+    key: str
+
+
+Effect = Emit | Order | Defer | Cancel
+
+
 class HttpRequest(msgspec.Struct, frozen=True):
     """A request that a function wants to have sent."""
 
@@ -87,7 +107,7 @@ class LogLine(msgspec.Struct, frozen=True):
 class Success(msgspec.Struct, frozen=True, tag="ok"):
     """The function returned."""
 
-    effects: list[Emit | Order] = []
+    effects: list[Effect] = []
     value: Any = None
     """What it returned (plain values)."""
     logs: list[LogLine] = []

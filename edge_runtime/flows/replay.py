@@ -20,7 +20,7 @@ from edge_runtime.flows.flow import Done, Failed, Flow, Policy, Taken, Turn
 from edge_runtime.flows.states import ScratchStates
 from edge_runtime.flows.timeline import backwards, pages
 from edge_runtime.journal.interface import Journal
-from edge_runtime.journal.records import Command, DeadLetter, Record, StateChange
+from edge_runtime.journal.records import Command, DeadLetter, Record, StateChange, Timer, TimerCancelled
 
 BATCH = 64
 """Events taken at a time: the live flows share the sandbox with this."""
@@ -167,6 +167,7 @@ class Replay:
         self._gone: dict[_Key, Any] = {}
         self._faults: list[Fault] = []
         self._in_range: set[str] = set()
+        self._deferred: set[_Key] = set()
         self._room = MAX_BYTES
         self._last = -1
         self._events = self._failed = 0
@@ -239,7 +240,7 @@ class Replay:
                 found.append(((event.id, LETTER), result.letter))
                 continue
             for index, record in enumerate(result.effects):
-                if type(record) is StateChange:
+                if type(record) in (StateChange, TimerCancelled):
                     continue  # What it keeps shows in what it does later.
                 if event.quiet and type(record) is Command:
                     continue  # It was emitted by a flow that was catching up: withheld then and now.
@@ -258,6 +259,10 @@ class Replay:
 
     def _compare(self, record: Record) -> None:
         key, epoch = self._key(record)
+        if type(record) is Timer and key is not None:
+            self._deferred.add(key)
+        elif key in self._deferred:
+            return  # Its event, which has come since.
         if key is not None and key[0] in self._in_range:
             self._hold_against(key, _plain(record), epoch)
 
@@ -272,8 +277,8 @@ class Replay:
             effect.before = before if effect.verdict == "changed" else None
 
     def _key(self, record: Record) -> tuple[_Key | None, int]:
-        if isinstance(record, Event | Command):
-            origin = record.origin
+        if isinstance(record, Event | Command | Timer):
+            origin = record.event.origin if isinstance(record, Timer) else record.origin
             if origin is not None and origin.flow == self._flow.name:
                 return (origin.cause, origin.index), origin.epoch
         elif type(record) is DeadLetter and record.flow == self._flow.name and record.event is not None:
@@ -328,6 +333,8 @@ def _plain(record: Record) -> dict[str, Any]:
             return found | ({"key": c.key} if c.key else {})
         case Event() as e:
             return {"event": e.kind, "device": e.device, "data": e.data}
+        case Timer() as t:
+            return _plain(t.event) | {"after": t.after, "key": t.key}
         case DeadLetter() as d:
             return {"dead letter": d.reason, "detail": (d.detail.splitlines() or [""])[0][:200]}
         case _:

@@ -22,7 +22,17 @@ from edge_runtime.flows.size import rough
 from edge_runtime.flows.states import NoStates, States
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal
-from edge_runtime.journal.records import Command, DeadLetter, FlowState, Progress, Record, Retry, StateChange, Stored
+from edge_runtime.journal.records import (
+    Command,
+    DeadLetter,
+    FlowState,
+    Progress,
+    Record,
+    Retry,
+    StateChange,
+    Stored,
+    Timer,
+)
 
 LAZY_RECORDS = 10_000
 """Progress without effects is committed after so many records, or at the next `save`."""
@@ -405,8 +415,10 @@ class Runner:
 
 
 def _placed(record: Record, item: Item) -> Record:
-    """A change of state knows the event at which it was made."""
-    return msgspec.structs.replace(record, at=item.offset) if type(record) is StateChange else record
+    """A change of state, or a timer, knows the event at which it was made."""
+    if type(record) is StateChange:
+        return msgspec.structs.replace(record, at=item.offset)
+    return msgspec.structs.replace(record, at=item.at) if type(record) is Timer else record
 
 
 async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:

@@ -9,7 +9,18 @@ from typing import Any
 import msgspec
 
 from edge_runtime.events import DEVICE, NAME, Event
-from edge_runtime.flows.ports import Failure, Given, HttpRequest, LogLine, Order, Outcome, Success, Unanswered
+from edge_runtime.flows.ports import (
+    Cancel,
+    Defer,
+    Failure,
+    Given,
+    HttpRequest,
+    LogLine,
+    Order,
+    Outcome,
+    Success,
+    Unanswered,
+)
 from edge_runtime.functions.limits import Limits
 from edge_runtime.journal.records import Entry, State
 
@@ -19,6 +30,7 @@ MAX_DEPTH = 16
 MAX_DETAIL = 4000
 MAX_STATE_NAME = 128
 MAX_TTL = 7 * 86_400_000_000
+MAX_AFTER = 366 * 86_400_000_000
 REASONS = frozenset({"error", "timeout", "memory", "output", "crash"})
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 
@@ -108,7 +120,14 @@ def _check_success(outcome: Success, limits: Limits) -> None:
             if effect.key and not NAME.fullmatch(effect.key):
                 raise _Refused("a command's key is malformed")
             _check_plain(effect.args)
+        elif isinstance(effect, Cancel):
+            if not NAME.fullmatch(effect.key):
+                raise _Refused("a deferred event's key is malformed")
         else:
+            if isinstance(effect, Defer) and not (
+                0 < effect.after <= MAX_AFTER and (not effect.key or NAME.fullmatch(effect.key))
+            ):
+                raise _Refused("a deferred event is malformed")
             if not NAME.fullmatch(effect.kind):
                 raise _Refused("an emitted event's kind is malformed")
             _check_plain(effect.data)

@@ -5,18 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from edge_runtime.clock import ManualClock
 from edge_runtime.events import MAX_HOPS, Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Turn
 from edge_runtime.flows.function import FunctionFlow
-from edge_runtime.flows.ports import NOTHING, Emit, Failure, Given, LogLine, Order, Outcome, Success, Unavailable
+from edge_runtime.flows.ports import (
+    NOTHING,
+    Cancel,
+    Defer,
+    Effect,
+    Emit,
+    Failure,
+    Given,
+    LogLine,
+    Order,
+    Outcome,
+    Success,
+    Unavailable,
+)
 from edge_runtime.flows.reach import Reach
+from edge_runtime.flows.timers import MAX_PENDING
 from edge_runtime.grants import Grants
-from edge_runtime.journal.records import Command, DeadLetter, Record, State, StateChange
+from edge_runtime.journal.records import Command, DeadLetter, Record, State, StateChange, Timer, TimerCancelled
 from edge_runtime.manifest import FunctionRef, OnEvent
 from tests.flows.conftest import event
+from tests.flows.test_timers import House
 
 
 class Script:
@@ -48,7 +64,7 @@ async def effects(found: FunctionFlow, item: Event, epoch: int = 0) -> list[Reco
 
 
 async def test_an_order_becomes_a_command_with_cause_and_expiry() -> None:
-    orders: list[Emit | Order] = [Order("gh-1", "fan", {"on": True}, 60), Order("gh-2", "fan", None, 60)]
+    orders: list[Effect] = [Order("gh-1", "fan", {"on": True}, 60), Order("gh-2", "fan", None, 60)]
     found, _ = flow(Success(orders), grants=["command:gh-*"])
     own, other = await effects(found, event(7), epoch=3)
     assert own == Command(
@@ -156,3 +172,51 @@ async def test_a_serial_function_has_one_key_for_all_devices() -> None:
     (result,) = (await found.take([event(1)], Turn(0, states=Kept(**{"": {"count": ("0", 0)}})))).results
     assert result == Done([StateChange("app.f", "", {"count": ("1", 0)}, {"count": ("0", 0)})])
     assert script.given.serial
+
+
+async def test_a_deferred_event_becomes_a_timer_with_its_origin() -> None:
+    found, _ = flow(Success([Emit("x", 1), Defer("check", {"n": 1}, 60, "silence"), Cancel("old")]))
+    _, timer, cancelled = await effects(found, event(7), epoch=3)
+    later = Event("gh-1", b"", 0, "check", event(7).time, 5_000, {"n": 1}, 1, Origin("app.f", 3, event(7).id, 1))
+    assert timer == Timer("app.f", later, 5_000, 60, "silence")
+    assert cancelled == TimerCancelled("app.f", "gh-1", "old")
+
+
+async def test_what_is_deferred_while_catching_up_comes_out_quiet() -> None:
+    found, _ = flow(Success([Defer("check", None, 60)]))
+    [result] = (await found.take([event(1)], Turn(0, quiet=True))).results
+    assert isinstance(result, Done)
+    [timer] = result.effects
+    assert isinstance(timer, Timer)
+    assert timer.event.quiet
+
+
+async def test_deferring_ends_with_the_last_hop() -> None:
+    found, _ = flow(Success([Defer("check", None, 60)]))
+    [letter] = await effects(found, msgspec.structs.replace(event(1), hops=MAX_HOPS))
+    assert isinstance(letter, DeadLetter)
+    assert letter.reason == "hops"
+
+
+async def test_too_many_deferred_events_are_a_failure() -> None:
+    house = await House().open()
+    for start in range(0, MAX_PENDING - 1, 1000):
+        count = min(1000, MAX_PENDING - 1 - start)
+        await house.journal.append([house.timer(start + number, 60) for number in range(count)])
+    script = Script(Success([Defer("check", None, 60)]))
+    found = FunctionFlow(
+        "app",
+        "v1",
+        OnEvent("f", "climate"),
+        matches=lambda data: True,
+        invoker=script,
+        clock=house.clock,
+        timers=house.timers,
+    )
+    [last] = await effects(found, event(1))
+    await house.journal.append([last])
+    [result] = (await found.take([event(2)], Turn(0))).results
+    assert isinstance(result, Failed)
+    assert "10000 events" in result.letter.detail
+    script.outcome = Success([Emit("x", 1)])
+    assert len(await effects(found, event(3))) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from edge import App, AppError, Context, Event, HttpError, NotGranted
-from edge.testing import Answer, Command, Emitted, FunctionFailed, Log, Request, run
+from edge.testing import Answer, Command, Deferred, Emitted, FunctionFailed, Log, Request, run
 
 app = App("demo")
 
@@ -232,3 +232,43 @@ def test_a_function_that_asks_for_other_things_the_second_time_is_told() -> None
 def test_grants_are_a_list_of_text(grants: object) -> None:
     with pytest.raises(AppError, match="grants is a list"):
         App("a", grants=grants)  # type: ignore[arg-type]
+
+
+timely = App("timely")
+
+
+@timely.on("climate")
+def watch(event: Event, ctx: Context) -> None:
+    ctx.defer("silent", {"since": event.time}, after="15m", key="silence")
+    if event.data.get("off"):
+        ctx.cancel("silence")
+
+
+@timely.on("do")
+def do(event: Event, ctx: Context) -> None:
+    exec(event.data["code"], {"ctx": ctx})
+
+
+def test_deferred_events_are_collected() -> None:
+    result = run(watch, "climate", {"off": True}, time=5)
+    assert result.deferred == [Deferred("silent", {"since": 5}, 900.0, "silence")]
+    assert result.cancelled == ["silence"]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("ctx.defer('a b', after=1)", "not a kind of event"),
+        ("ctx.defer('$schedule.a.b', after=1)", "not a kind of event"),
+        ("ctx.defer('a', after=0)", "not between 0 and a year"),
+        ("ctx.defer('a', after='367d')", "not between 0 and a year"),
+        ("ctx.defer('a', after='soon')", "is not a time"),
+        ("ctx.defer('a', after=None)", "neither seconds nor text"),
+        ("ctx.defer('a', b'', after=1)", "bytes cannot leave"),
+        ("ctx.defer('a', after=1, key='$schedule')", "not a deferred event's key"),
+        ("ctx.cancel('')", "not a deferred event's key"),
+    ],
+)
+def test_what_cannot_be_deferred(code: str, why: str) -> None:
+    with pytest.raises(FunctionFailed, match=why):
+        run(do, "do", {"code": code})

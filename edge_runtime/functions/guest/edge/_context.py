@@ -127,6 +127,28 @@ class Context:
         _check_name(kind, "a kind of event")
         self._effect(f'{{"type":"emit","kind":"{kind}","data":{dumps(data)}}}')
 
+    def defer(self, kind: str, data: Any = None, *, after: float | str, key: str = "") -> None:
+        """Have an event of `kind` come later, under the device of the event at hand; `data` is plain values.
+
+        It enters the log `after` so long (seconds, or text such as "90s" or "5m", at most a year), counting the time
+        that the gateway runs, and that it is off where its clock can be trusted; any `@app.on(kind)` may answer to it.
+        With a `key` it takes the place of the pending one of this function, device and key; `cancel` takes it back.
+        """
+        self._kept("defer events")
+        _check_name(kind, "a kind of event")
+        wait = microseconds(after, "after", "a year")
+        named = ""
+        if key:
+            _check_name(key, "a deferred event's key")
+            named = f',"key":"{key}"'
+        self._effect(f'{{"type":"defer","kind":"{kind}","data":{dumps(data)},"after":{wait}{named}}}')
+
+    def cancel(self, key: str) -> None:
+        """Take back the event that this function has deferred for this device under `key`, if there is one."""
+        self._kept("cancel deferred events")
+        _check_name(key, "a deferred event's key")
+        self._effect(f'{{"type":"cancel","key":"{key}"}}')
+
     def log(self, *values: object, level: str = "info") -> None:
         """Write a line to the app's log; `level` is debug, info, warning or error."""
         if level not in _LEVELS:

@@ -7,7 +7,12 @@ import re
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
-_LIMITS = {"30 seconds": 30 * _UNITS["s"], "7 days": 7 * _UNITS["d"], "ten years": 3653 * _UNITS["d"]}
+_LIMITS = {
+    "a year": 366 * _UNITS["d"],
+    "30 seconds": 30 * _UNITS["s"],
+    "7 days": 7 * _UNITS["d"],
+    "ten years": 3653 * _UNITS["d"],
+}
 
 
 def microseconds(length: float | str, name: str, longest: str) -> int:

@@ -30,7 +30,7 @@ from edge._runtime import capture
 from edge._runtime import run as _run
 from edge._terms import Given, OutputLimits, Terms
 
-__all__ = ["Answer", "Command", "Emitted", "FunctionFailed", "Log", "Request", "Result", "run"]
+__all__ = ["Answer", "Command", "Deferred", "Emitted", "FunctionFailed", "Log", "Request", "Result", "run"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,17 @@ class Emitted:
 
     kind: str
     data: Any
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """An event that a function has deferred."""
+
+    kind: str
+    data: Any = None
+    after: float = 0.0
+    """Seconds."""
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,9 @@ class Result:
 
     commands: list[Command] = field(default_factory=list)
     emitted: list[Emitted] = field(default_factory=list)
+    deferred: list[Deferred] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    """The keys under which deferred events were taken back."""
     logs: list[Log] = field(default_factory=list)
     value: Any = None
     """What a route returned, as it would be sent."""
@@ -240,6 +254,11 @@ def _collect(outcome: dict[str, Any], result: Result) -> None:
                 effect["device"], effect["name"], effect["args"], effect["ttl"] / 1e6, effect.get("key", "")
             )
             result.commands.append(command)
+        elif effect["type"] == "defer":
+            deferred = Deferred(effect["kind"], effect["data"], effect["after"] / 1e6, effect.get("key", ""))
+            result.deferred.append(deferred)
+        elif effect["type"] == "cancel":
+            result.cancelled.append(effect["key"])
         else:
             result.emitted.append(Emitted(effect["kind"], effect["data"]))
     result.metrics += [(name, value) for name, value in outcome.get("metrics", ())]
