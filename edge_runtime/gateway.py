@@ -110,12 +110,13 @@ class Gateway:
         config, clock = self.config, self._clock
         data = config.gateway.data
         stack.enter_context(_held(data))
+        self._limits_of = limits_by_app(config)
         self.platform = FunctionPlatform(
             data / "apps",
             clock,
             executors=config.functions.executors,
             limits=default_limits(config),
-            limits_of=limits_by_app(config),
+            limits_of=self._limits_of,
         )
         await self.platform.start(progress)
         stack.push_async_callback(self.platform.stop)
@@ -213,7 +214,8 @@ class Gateway:
 
     def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
         # A version is live only with all that it asks for approved; others are only run dry.
-        reach = Reach(Grants.of(manifest.grants), self.secrets.get, self._http_out, self.metrics)
+        limits = self._limits_of(manifest.app)
+        reach = Reach(Grants.of(manifest.grants), self.secrets.get, self._http_out, self.metrics, limits.state)
         return [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
 
     def _flow(self, app: str, version: str, trigger: OnEvent | Route, reach: Reach) -> Flow:

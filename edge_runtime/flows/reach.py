@@ -31,6 +31,8 @@ class Reach(msgspec.Struct, frozen=True):
     """A secret's value; None while it has none."""
     fetcher: Fetcher | None = None
     metrics: Metrics | None = None
+    max_state: int = 64 * 1024
+    """Bytes that a function keeps of one partition key, names and values."""
 
     def secrets(self) -> dict[str, str]:
         """The secrets that were granted and have a value."""

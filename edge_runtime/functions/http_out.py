@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import msgspec
@@ -87,6 +87,9 @@ class HttpOut:
 
     async def _once(self, method: str, url: str, headers: dict[str, str], body: bytes) -> tuple[HttpAnswer, str | None]:
         """One answer, and where it points to if it says to go there."""
+        # Whatever another reader makes of a URL's host: what is sent goes to the origin that was compared.
+        origin, parts = origin_of(url), urlsplit(url)
+        url = f"{origin}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")
         extra: dict[str, Any] = {"content": body} if body else {}
         async with self._client.stream(method, url, headers=headers, **extra) as response:
             found = HttpAnswer(method, url)

@@ -164,6 +164,15 @@ async def test_what_a_function_keeps_is_handed_in_and_its_changes_follow_each_ot
     assert other == Done([StateChange("app.f", "gh-2", {"count": ("2", 0), "old": None}, {"count": None, "old": None})])
 
 
+async def test_more_than_may_be_kept_is_refused_whatever_the_guest_says() -> None:
+    found, _ = flow(Success(state={"b": ("x" * 40_000, 0)}))
+    turn = Turn(0, states=Kept(**{"gh-1": {"a": ("y" * 30_000, 0)}}))
+    kept, refused = (await found.take([event(1, "gh-2"), event(2)], turn)).results
+    assert isinstance(kept, Done)
+    assert isinstance(refused, Failed)
+    assert (refused.letter.reason, refused.letter.detail) == ("output", "more than 64 KiB of state")
+
+
 async def test_a_serial_function_has_one_key_for_all_devices() -> None:
     script = Script(Success(state={"count": ("1", 0)}))
     trigger = OnEvent("f", "climate", serial=True)

@@ -131,6 +131,14 @@ async def test_who_does_not_listen(client: HttpOut) -> None:
     assert "not a URL" in (await client.fetch(ask("http://user:pw@127.0.0.1/"), "k")).error
 
 
+async def test_what_is_sent_goes_to_the_origin_that_was_compared(server: Server, client: HttpOut) -> None:
+    url = server.origin.replace("127.0.0.1", "127.0.0.1.") + "?a=1#fragment"
+    assert (await client.fetch(ask(url), "k")).status == 200
+    head = server.requests[0].lower()
+    assert head.startswith(b"get /?a=1 http/1.1")
+    assert b"host: 127.0.0.1:" in head
+
+
 async def test_redirects_stay_on_the_host(server: Server, client: HttpOut) -> None:
     here = await client.fetch(ask(f"{server.origin}/here", "POST", b"x"), "k")
     assert (here.status, here.url) == (200, f"{server.origin}/here")
