@@ -128,17 +128,22 @@ class Worker:
         """Hand it a request, and let it run."""
         left = memoryview(request)
         try:
-            left = left[self._channel.send(left, socket.MSG_DONTWAIT) :]
+            left = self._push(left)
             os.kill(self._pid, signal.SIGCONT)
             if left:
                 self._poll.modify(self._channel, select.POLLOUT)
-            while left:
-                self._wait(deadline)
-                with suppress(BlockingIOError):
-                    left = left[self._channel.send(left, socket.MSG_DONTWAIT) :]
-            self._poll.modify(self._channel, select.POLLIN)
+                while left:
+                    self._wait(deadline)
+                    left = self._push(left)
+                self._poll.modify(self._channel, select.POLLIN)
         except (BrokenPipeError, ConnectionResetError):
             self._died()
+
+    def _push(self, left: memoryview) -> memoryview:
+        """Send what there is room for, which may be nothing: it need not read. Answers the rest."""
+        with suppress(BlockingIOError):
+            return left[self._channel.send(left, socket.MSG_DONTWAIT) :]
+        return left
 
     def _pause(self) -> None:
         """Stop it: between two requests it has nothing to do, and no deadline."""
