@@ -20,7 +20,7 @@ def verbs(command: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 
 ALL = list(verbs(typer.main.get_command(app)))
-GROUPS = {(), ("flow",), ("dead",), ("device",)}
+GROUPS = {(), ("flow",), ("dead",), ("device",), ("secret",)}
 
 
 def test_the_verbs_are_those_of_the_documentation() -> None:
@@ -42,4 +42,4 @@ def test_help(verb: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("verb", [verb for verb in ALL if verb not in GROUPS], ids=" ".join)
 def test_every_verb_speaks_json_or_has_nothing_to_say(verb: tuple[str, ...]) -> None:
     spoken = "--json" in CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).output
-    assert spoken or verb in {("init",), ("run",)}
+    assert spoken or verb in {("init",), ("run",), ("secret", "set"), ("secret", "remove")}
