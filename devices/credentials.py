@@ -1,4 +1,4 @@
-"""Device keys: 256 random bits, shown once as text, kept only as a digest.
+"""Device tokens: 256 random bits, shown once as text, kept only as a digest.
 
 A key that is random throughout needs no slow hash: there is no dictionary to try.
 """
@@ -22,13 +22,19 @@ def new_key() -> tuple[str, bytes]:
     return urlsafe_b64encode(key).rstrip(b"=").decode(), sha256(key).digest()
 
 
-def key_matches(text: bytes, digest: bytes) -> bool:
-    """Whether `text` is the key with that digest. The time taken says nothing about the digest.
+def token_digest(text: bytes) -> bytes | None:
+    """The digest of the token that `text` is; None for what is no token.
 
-    What is no key at all is hashed and compared all the same: it takes as long as a wrong key.
+    What is none is decoded and hashed all the same: it takes as long as a wrong one.
     """
     try:
         key = urlsafe_b64decode(text + b"=") if len(text) == _TEXT_LENGTH else b""
     except ValueError:
         key = b""
-    return compare_digest(sha256(key).digest(), digest) and len(key) == KEY_BYTES
+    digest = sha256(key).digest()
+    return digest if len(key) == KEY_BYTES else None
+
+
+def same(digest: bytes, kept: bytes) -> bool:
+    """Whether two digests are equal. The time taken says nothing about them."""
+    return compare_digest(digest, kept)

@@ -160,8 +160,10 @@ class Projection:
                 self.first = max(self.first, record.upto + 1)
             case Gap() if record.flow in self.flows:
                 self.flows[record.flow] = lifted(self.flows[record.flow], record)
-            case Device():
+            case Device(removed=0):
                 self.devices[record.id] = record
+            case Device():
+                self.devices.pop(record.id, None)
             case AppVersion():
                 self.apps[record.app] = record
             case _:

@@ -216,14 +216,38 @@ class Gap(msgspec.Struct, frozen=True, array_like=True, tag="gap"):
     time: int
 
 
+class Key(msgspec.Struct, frozen=True, array_like=True):
+    """One way in which a device proves who it is."""
+
+    id: str
+    type: str
+    """`token`, `es256`, `rs256`, `x509` or `oscore`."""
+    data: bytes
+    """SHA-256 of a token (256 random bits, not kept) or of a certificate; a public key (DER); an OSCORE context."""
+    created: int
+    expires: int = 0
+    """From then on it is void; 0 for never."""
+
+
 class Device(msgspec.Struct, frozen=True, array_like=True, tag="device"):
-    """A device was added or changed; the newest record per id stands."""
+    """A device was added, changed or removed; the newest record per id stands."""
 
     id: str
     key_digest: bytes
-    """SHA-256 of the device's key (the key itself is 256 random bits and is not kept)."""
+    """SHA-256 of its token, in records from before a device could have several keys; else empty."""
     created: int
     blocked: bool = False
+    keys: list[Key] = []
+    tags: dict[str, str] = {}
+    profile: str = "device"
+    """Which contract it speaks: `device` (our own) or `iotcore`."""
+    removed: int = 0
+    """When it was removed; 0 while it is there."""
+
+    @property
+    def all_keys(self) -> list[Key]:
+        """Its keys, in whichever form the record has them."""
+        return [Key("1", "token", self.key_digest, self.created), *self.keys] if self.key_digest else self.keys
 
 
 class AppVersion(msgspec.Struct, frozen=True, array_like=True, tag="app"):

@@ -10,12 +10,13 @@ from hashlib import sha256
 import pytest
 
 from devices import credentials
+from devices.keys import MAX_KEYS
 from devices.registry import DeviceInfo, Registry
 from edge_runtime.clock import ManualClock
 from edge_runtime.errors import EdgeError, NotFound, StorageFull
 from edge_runtime.journal.interface import Listener, Tables
 from edge_runtime.journal.memory import MemoryJournal
-from edge_runtime.journal.records import Device, Record
+from edge_runtime.journal.records import Device, Key, Record
 
 
 async def test_a_key_is_256_bits_shown_once_and_kept_as_a_digest() -> None:
@@ -25,7 +26,12 @@ async def test_a_key_is_256_bits_shown_once_and_kept_as_a_digest() -> None:
     text = await registry.add("greenhouse-1")
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", text)
     assert journal.records() == [
-        Device("greenhouse-1", sha256(urlsafe_b64decode(text + "=")).digest(), clock.now(), False)
+        Device(
+            "greenhouse-1",
+            b"",
+            clock.now(),
+            keys=[Key("1", "token", sha256(urlsafe_b64decode(text + "=")).digest(), clock.now())],
+        )
     ]
     assert registry.verify("greenhouse-1", text)
     assert registry.verify("greenhouse-1", text.encode())
@@ -52,8 +58,8 @@ async def test_an_unknown_device_costs_the_same_comparison(monkeypatch: pytest.M
     monkeypatch.setattr(credentials, "compare_digest", compare)
     for device, text in (("known", key), ("known", "not a key"), ("unknown", key), ("unknown", "not a key")):
         registry.verify(device, text)
-    assert len(compared) == 4
-    assert compared[2:] == [credentials.NOBODY] * 2
+    assert len(compared) == 4 * MAX_KEYS
+    assert compared[2 * MAX_KEYS :] == [credentials.NOBODY] * 2 * MAX_KEYS
 
 
 async def test_a_taken_or_impossible_id_is_refused_with_a_hint() -> None:
@@ -116,10 +122,10 @@ async def test_the_list_is_sorted_and_shows_no_secrets() -> None:
     await registry.add("a")
     await registry.block("a")
     registry.last_seen["b"] = clock.now() + 7
-    assert registry.list() == [
-        DeviceInfo("a", created + 5, True, None),
-        DeviceInfo("b", created, False, created + 12),
-    ]
+    a, b = registry.list()
+    assert a == DeviceInfo("a", created + 5, True, None, a.keys)
+    assert b == DeviceInfo("b", created, False, created + 12, b.keys)
+    assert [[key.type for key in info.keys] for info in (a, b)] == [["token"]] * 2
 
 
 async def test_watchers_hear_of_changes_made_elsewhere_too() -> None:
