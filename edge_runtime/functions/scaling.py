@@ -107,8 +107,11 @@ class Scaler:
             self._note(now, self._total, before, "it was called")
         if before == 0:
             self._asked = 0
-        own = max(0, before - self._asked)
+        decided = before if self._total is None else self._total
+        taken_over = 0 < before < decided
+        own = max(0, (decided if taken_over else before) - self._asked)
         wish, reason = self._wish(seen, own, monotonic)
+        reason = reason or "as many as the version before it" * taken_over
         asked = min(len(self._alerts), self.settings.max - min(wish, self.settings.max))
         if asked > self._asked:
             reason = f"{reason}; " * bool(reason) + f"alert: {next(reversed(self._alerts.values()))[1]}"

@@ -127,6 +127,16 @@ def test_a_call_that_woke_the_app_and_a_step_that_failed_are_noted() -> None:
     ]
 
 
+def test_a_new_version_starts_with_as_many_as_the_old_one_had() -> None:
+    scaler = Scaler(FOUR)
+    scaler.alert("a", "a", True, 0)
+    assert scaler.decide(behind(2), 0, 0) == 4
+    assert scaler.decide(Observation(1, 0.6), S, 0) == 4
+    assert scaler.decisions[-1].reason == "as many as the version before it"
+    assert scaler.decide(Observation(4, 0.6), 2 * S, 0) == 4
+    assert len(scaler.decisions) == 2
+
+
 def test_the_newest_decisions_are_kept() -> None:
     scaler = Scaler(FOUR)
     for n in range(3 * KEPT):

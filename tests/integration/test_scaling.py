@@ -154,6 +154,10 @@ async def test_an_alert_adds_an_instance_and_lanes_for_it(site: Site) -> None:
     runner = site.gateway.flows.find("good.answer")
     assert runner.state.lanes == 2
     assert [executor.apps for executor in site.gateway.platform.report().executors] == [1, 1]
+    await site.gateway.deploy(Deploy({"good.py": APP + b"# another version\n"}))
+    found = await site.instances()
+    assert (found.instances, found.decisions[-1].reason) == (2, "as many as the version before it")
+    runner = site.gateway.flows.find("good.answer")
     assert await site.alert("resolved", endsAt="2026-11-22T11:00:00Z") == 200
     found = await site.instances()
     assert (found.instances, found.decisions[-1].reason) == (1, "an alert is over")
