@@ -29,7 +29,7 @@ from edge_runtime.flows.reach import Reach, Requests
 from edge_runtime.flows.states import changed
 from edge_runtime.flows.timers import MAX_PENDING, Timers
 from edge_runtime.journal.records import Command, DeadLetter, Entry, Record, State, StateChange, Timer, TimerCancelled
-from edge_runtime.manifest import FunctionRef, OnEvent
+from edge_runtime.manifest import Endpoint, FunctionRef, OnEvent, Schedule
 from edge_runtime.throttle import Throttle, ThrottledLog
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -51,7 +51,7 @@ class FunctionFlow:
         self,
         app: str,
         version: str,
-        trigger: OnEvent,
+        trigger: OnEvent | Schedule | Endpoint,
         *,
         matches: Callable[[Any], bool],
         invoker: Invoker,
@@ -65,7 +65,7 @@ class FunctionFlow:
         self.version = version
         self.policy = Policy(trigger.retries, trigger.on_error)
         self._kind = trigger.kind
-        self._serial = trigger.serial
+        self._serial = isinstance(trigger, OnEvent) and trigger.serial
         self._matches = matches
         self._function = FunctionRef(app, version, trigger.name)
         self._invoker = invoker
@@ -177,6 +177,9 @@ class FunctionFlow:
                     "output",
                     f"{MAX_PENDING} events that {self.name} has deferred wait already; a key replaces, and cancels",
                 )
+        if isinstance(outcome, Success) and outcome.state and self._overflows(self.key(event), outcome.state, states):
+            # The guest has a limit of its own; but it is not believed.
+            outcome = Failure("output", f"more than {self._reach.max_state // 1024} KiB of state")
         if isinstance(outcome, Failure):
             return self._failed(event, outcome, turn)
         effects = [self._effect(event, outcome, index, turn) for index in range(len(outcome.effects))]
@@ -219,6 +222,10 @@ class FunctionFlow:
             self._log.warning("%d lines were left out: more than %d a second", left_out, 1_000_000 // LOG_INTERVAL)
         text = self._reach.masked(line.text)
         self._log.log(LEVELS.get(line.level, logging.INFO), "%s", text, extra={"device": event.device})
+
+    def _overflows(self, key: str, entries: dict[str, Entry | None], states: dict[str, State]) -> bool:
+        after = changed(states.get(key, {}), entries)
+        return sum(len(name) + len(entry[0]) for name, entry in after.items()) > self._reach.max_state
 
     def _change(self, key: str, entries: dict[str, Entry | None], states: dict[str, State]) -> StateChange:
         """What the function keeps from here on; `states` are brought up to date with it."""

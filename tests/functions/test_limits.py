@@ -163,4 +163,4 @@ async def test_memory_of_one_app_is_not_given_to_the_next(start: Start) -> None:
 @pytest.mark.parametrize("wrong", [{"time": 0}, {"memory": 1 << 20}, {"output": 1 << 30}, {"lines": -1}])
 def test_limits_themselves_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="must be between"):
-        Limits(**wrong)
+        Limits(**wrong)  # type: ignore[arg-type]
