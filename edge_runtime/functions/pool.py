@@ -139,6 +139,9 @@ class Pool:
         placed = Placed(key, engine, source, limits, self._clock.monotonic())
         async with placed.changing:
             loaded = await self._add(placed)
+        if key in self._placed:  # somebody else has loaded it meanwhile
+            await self._end(placed.instances.pop())
+            return None
         self._placed[key] = placed
         return loaded
 

@@ -209,6 +209,15 @@ async def test_a_version_that_is_unloaded_while_it_wakes_leaves_nothing(pool: Po
     assert [lane.tenants for lane in pool.lanes] == [0, 0]
 
 
+async def test_a_version_that_two_load_at_once_is_there_once(pool: Pool, first: Engine) -> None:
+    key = ("a", "v")
+    found = await asyncio.gather(*(pool.load(key, first, request(), LIMITS) for _ in range(3)))
+    assert [loaded is None for loaded in found].count(False) == 1
+    assert sum(lane.apps for lane in pool.lanes) == sum(lane.tenants for lane in pool.lanes) == 1
+    await pool.unload(key)
+    assert sum(lane.apps for lane in pool.lanes) == 0
+
+
 async def test_a_shared_engine_gets_another_executor_with_a_second_instance(pool: Pool, second: Engine) -> None:
     key = ("a", "v")
     await pool.load(key, second, request(), LIMITS)
