@@ -60,7 +60,7 @@ async def test_an_app_that_the_operator_did_not_name_stays_in_the_sandbox(site: 
     # Nor does it help to say that name somewhere: the app is loaded again for what it turns out to be.
     feint = '# App("spectrum")\n' + GOOD
     await site.deploy(feint, "feint.py")
-    assert "native" not in [found.engine for found in site.gateway.platform.report().executors]
+    assert not [found for found in site.gateway.platform.report().executors if found.engine == "native" and found.apps]
 
 
 async def test_a_native_app_is_there_again_after_a_restart_and_not_after_a_change_of_mind(site: Site) -> None:
