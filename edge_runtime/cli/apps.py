@@ -8,6 +8,7 @@ import typer
 
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, count, escaped, out, print_json, table
 from edge_runtime.clock import SystemClock
+from edge_runtime.errors import NotFound, nearest
 from edge_runtime.functions.stats import Stops
 from edge_runtime.planes.client import connect
 from edge_runtime.planes.messages import TriggerRow
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(apps)
     group.command()(versions)
     group.command()(decisions)
+    group.command()(metrics)
     app.add_typer(group, name="apps")
 
 
@@ -50,7 +52,7 @@ def apps(context: typer.Context, config_path: ConfigPath = CONFIG, as_json: AsJs
     out.print(shown_rows if rows else "No apps yet. Deploy one with: edge deploy FILE")
     for row in rows:
         if row.health != "ok":
-            out.print(f"  [bold]{row.app}[/] {escaped(row.health)}", soft_wrap=True)
+            out.print(f"  {escaped(row.health)}", soft_wrap=True)
 
 
 def versions(app: AppName, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
@@ -95,3 +97,21 @@ def decisions(
         rows.add_row(ago(decision.time, now), f"{decision.before} -> {decision.after}", escaped(decision.reason))
     if found.decisions:
         out.print(rows)
+
+
+def metrics(app: AppName, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Show what an app's functions have measured (`ctx.metric`) since the gateway started."""
+    with connect(config_path) as client:
+        rows = {row.app: row for row in client.apps()}
+    if app not in rows:
+        raise NotFound(f"there is no app '{app}'", hint=nearest(app, rows))
+    found = rows[app].metrics
+    if as_json:
+        print_json(found)
+        return
+    now = SystemClock().now()
+    shown_rows = table("metric", "count", "sum", "last", "least", "greatest", "ago")
+    for name, metric in found.items():
+        figures = (f"{value:g}" for value in (metric.sum, metric.last, metric.least, metric.greatest))
+        shown_rows.add_row(name, str(metric.count), *figures, ago(metric.time, now))
+    out.print(shown_rows if found else f"{app} has measured nothing yet.")

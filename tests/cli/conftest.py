@@ -59,12 +59,21 @@ class Gateway:
         self.seq = 0
         self.key = ""
 
-    def edge(self, *arguments: object, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
-        """The command line in a process of its own."""
+    def edge(
+        self, *arguments: object, environment: Mapping[str, str] = {}, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """The command line in a process of its own, `given` something on standard input."""
         whole = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", **environment}
         command = [*EDGE, *map(str, arguments)]
         return subprocess.run(
-            command, cwd=self.folder, env=whole, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command,
+            cwd=self.folder,
+            env=whole,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
 
     def says(self, *arguments: object) -> str:
