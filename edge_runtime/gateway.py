@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
+from devices.orders import Orders
 from devices.registry import Registry
 from edge_runtime import __version__, expr
 from edge_runtime.clock import TRUSTED_AFTER, Clock, SystemClock
@@ -45,6 +46,7 @@ from edge_runtime.planes import backups, instrumentation
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.deployments import Deployments, triggers
+from edge_runtime.planes.inventory import Inventory, NewDevice
 from edge_runtime.planes.lines import line
 from edge_runtime.planes.logs import SECURITY
 from edge_runtime.planes.messages import (
@@ -129,7 +131,9 @@ class Gateway:
         )
         stack.push_async_callback(self.journal.close)
         tables = await self.journal.tables()
-        self.registry = await Registry.open(self.journal, clock)
+        self.registry = await Registry.open(self.journal, clock, (config.gateway.name,))
+        stack.push_async_callback(self._remember_seen)
+        orders = await Orders.open(self.journal, self.registry, clock)
         admission = await Admission.open(self.journal, self.registry, clock, _security.warning)
         self.door = MqttFrontDoor(
             admission,
@@ -141,6 +145,7 @@ class Gateway:
         )
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
+        self.inventory = Inventory(self.registry, orders, clock, self.doors.connected)
         self.outbox = Outbox(self.journal, self.doors, clock, tables.outbox)
         self.door.on_listening = self.outbox.listening
         self.targets = {}
@@ -194,7 +199,12 @@ class Gateway:
                 self._usage = await self.journal.tick(now, self._clock.monotonic(), trusted=now > TRUSTED_AFTER)
             except StorageError as error:
                 _log.warning("the journal could not be kept in order: %s", error)
+            await self._remember_seen()
             await self._clock.sleep(TICK)
+
+    async def _remember_seen(self) -> None:
+        with contextlib.suppress(StorageError):  # it is told again in a minute
+            await self.registry.save_seen()
 
     async def _cancel(self) -> None:
         for task in self._tasks:
@@ -272,19 +282,15 @@ class Gateway:
 
     async def add_device(self, device: str) -> DeviceKey:
         """Register a device; its key is shown this once."""
-        return DeviceKey(device, await self.registry.add(device))
+        return await self.inventory.add(NewDevice(device))
 
     async def rotate_key(self, device: str) -> DeviceKey:
         """Give a registered device a new key; the old one is void at once."""
-        return DeviceKey(device, await self.registry.rotate(device))
+        return await self.inventory.rotate(device)
 
     def devices(self) -> list[DeviceRow]:
         """The registered devices."""
-        connected = self.doors.connected()
-        return [
-            DeviceRow(info.id, info.created, info.blocked, info.id in connected, info.last_seen)
-            for info in self.registry.list()
-        ]
+        return self.inventory.rows()
 
     # Watching
 
@@ -322,7 +328,7 @@ class Gateway:
             commits=self.journal.commits,
             events=self._stored_events,
             connections=len(self.door.connected()),
-            devices=len(self.registry.list()),
+            devices=len(self.registry),
             storage=Storage(self._usage.bytes, self._usage.max_bytes, self.flows.first),
             door=instrumentation.door(self.door),
             outbox=len(self.outbox),

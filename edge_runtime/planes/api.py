@@ -16,10 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.planes import api_apps, api_flows, api_operations, api_secrets
+from edge_runtime.planes import api_apps, api_devices, api_flows, api_operations, api_secrets
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
-from edge_runtime.planes.messages import AddDevice, Backup, Deploy
+from edge_runtime.planes.messages import Backup, Deploy
 from edge_runtime.planes.scaling import AlertMessage
 
 MAX_DEPLOY = 12 << 20
@@ -34,16 +34,6 @@ def application(house: House) -> Starlette:
 
     async def health(_: Request) -> Response:
         return reply(house.health())
-
-    async def devices(_: Request) -> Response:
-        return reply(house.devices())
-
-    async def add_device(request: Request) -> Response:
-        message = await read(request, AddDevice)
-        return reply(await house.add_device(message.device), 201)
-
-    async def rotate_key(request: Request) -> Response:
-        return reply(await house.rotate_key(request.path_params["device"]))
 
     async def apps(_: Request) -> Response:
         return reply(house.apps())
@@ -74,9 +64,6 @@ def application(house: House) -> Starlette:
         routes=[
             Route("/status", guarded(status)),
             Route("/health", guarded(health)),
-            Route("/devices", guarded(devices)),
-            Route("/devices", guarded(add_device), methods=["POST"]),
-            Route("/devices/{device}/key", guarded(rotate_key), methods=["POST"]),
             Route("/apps", guarded(apps)),
             Route("/apps", guarded(deploy), methods=["POST"]),
             Route("/apps/{app}/decisions", guarded(decisions)),
@@ -84,6 +71,7 @@ def application(house: House) -> Starlette:
             Route("/backup", guarded(backup), methods=["POST"]),
             Route("/tail", guarded(tail)),
             *api_apps.routes(house.deployments),
+            *api_devices.routes(house.inventory),
             *api_flows.routes(house.control),
             *api_secrets.routes(house.secrets),
             *api_operations.routes(house.letters, house.lineage, house.control),

@@ -13,6 +13,8 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from devices.exchange import DeviceLine, Imported
+from devices.orders import Order
 from edge_runtime import config
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.deadletters import LetterDetail, Letters, Selection, Settled
@@ -23,8 +25,16 @@ from edge_runtime.planes.api_operations import TraceRequest, Which
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
 from edge_runtime.planes.deployments import Rollback, VersionRow
+from edge_runtime.planes.inventory import (
+    DeviceDetail,
+    Importing,
+    NewDevice,
+    NewKey,
+    NewKeyRow,
+    Ordering,
+    Tagging,
+)
 from edge_runtime.planes.messages import (
-    AddDevice,
     AppRow,
     Backup,
     Deploy,
@@ -145,17 +155,72 @@ class Client:
         """Where an event or command came from and what came of it."""
         return self._ask("POST", "/trace", Trace, request, timeout=LONG)
 
-    def add_device(self, device: str) -> DeviceKey:
+    def add_device(
+        self, device: str, *, profile: str = "device", tags: dict[str, str] | None = None, token: bool = True
+    ) -> DeviceKey:
         """Register a device."""
-        return self._ask("POST", "/devices", DeviceKey, AddDevice(device))
+        return self._ask("POST", "/devices", DeviceKey, NewDevice(device, profile, tags or {}, token))
 
     def rotate_key(self, device: str) -> DeviceKey:
-        """Give a registered device a new key."""
-        return self._ask("POST", f"/devices/{quote(device, safe='')}/key", DeviceKey)
+        """Give a registered device a new token in place of its only one."""
+        return self._device(device, "key", DeviceKey)
 
     def devices(self) -> list[DeviceRow]:
         """The registered devices."""
         return self._ask("GET", "/devices", list[DeviceRow])
+
+    def device(self, device: str) -> DeviceDetail:
+        """One device in full."""
+        return self._device(device, "", DeviceDetail, method="GET")
+
+    def remove_device(self, device: str) -> list[DeviceRow]:
+        """Forget a device."""
+        return self._device(device, "", list[DeviceRow], method="DELETE")
+
+    def block_device(self, device: str, blocked: bool) -> DeviceDetail:
+        """Refuse a device, or let it in again."""
+        return self._device(device, "block" if blocked else "unblock", DeviceDetail)
+
+    def add_key(self, device: str, request: NewKey) -> NewKeyRow:
+        """Give a device a key beside those that it has."""
+        return self._device(device, "keys", NewKeyRow, request)
+
+    def remove_key(self, device: str, key: str) -> DeviceDetail:
+        """Make a key of a device void."""
+        return self._device(device, f"keys/{quote(key, safe='')}", DeviceDetail, method="DELETE")
+
+    def tag_device(self, device: str, tags: dict[str, str]) -> DeviceDetail:
+        """Set tags of a device; an empty value removes one."""
+        return self._device(device, "tags", DeviceDetail, Tagging(tags))
+
+    def order(self, device: str, request: Ordering) -> Order:
+        """Give a device a command."""
+        return self._device(device, "commands", Order, request, timeout=request.wait + TIMEOUT)
+
+    def orders(self, device: str) -> list[Order]:
+        """The last commands that persons have given a device, the newest first."""
+        return self._device(device, "commands", list[Order], method="GET")
+
+    def export_devices(self) -> Iterator[DeviceLine]:
+        """All devices, as lines that another gateway takes in."""
+        return self._lines("/devices-export", {}, DeviceLine)
+
+    def import_devices(self, devices: list[DeviceLine]) -> Imported:
+        """Have devices be as these lines say."""
+        return self._ask("POST", "/devices-import", Imported, Importing(devices), timeout=LONG)
+
+    def _device(
+        self,
+        device: str,
+        verb: str,
+        kind: type[T],
+        message: object = None,
+        *,
+        method: str = "POST",
+        timeout: float = TIMEOUT,
+    ) -> T:
+        path = f"/devices/{quote(device, safe='')}/{verb}".rstrip("/")
+        return self._ask(method, path, kind, message, timeout=timeout)
 
     def deploy(
         self,

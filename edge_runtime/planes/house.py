@@ -12,7 +12,8 @@ from edge_runtime.functions.secrets import Secrets
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.deployments import Deployments
-from edge_runtime.planes.messages import AppRow, Deploy, Deployed, DeviceKey, DeviceRow, Health, Line, Status
+from edge_runtime.planes.inventory import Inventory
+from edge_runtime.planes.messages import AppRow, Deploy, Deployed, Health, Line, Status
 from edge_runtime.planes.scaling import AppScaling
 
 
@@ -23,6 +24,8 @@ class House(Protocol):
     """Apps and their versions."""
     control: FlowControl
     """Verbs on flows."""
+    inventory: Inventory
+    """The devices."""
     scaling: AppScaling
     """How many instances apps have, and why."""
     secrets: Secrets
@@ -36,18 +39,6 @@ class House(Protocol):
 
     def status(self) -> Status:
         """The gateway at a glance."""
-        ...
-
-    async def add_device(self, device: str) -> DeviceKey:
-        """Register a device; its key is shown this once."""
-        ...
-
-    async def rotate_key(self, device: str) -> DeviceKey:
-        """Give a registered device a new key; the old one is void at once."""
-        ...
-
-    def devices(self) -> list[DeviceRow]:
-        """The registered devices."""
         ...
 
     async def deploy(self, request: Deploy) -> Deployed:

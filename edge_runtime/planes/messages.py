@@ -18,12 +18,6 @@ class Problem(msgspec.Struct):
     hint: str = ""
 
 
-class AddDevice(msgspec.Struct, forbid_unknown_fields=True):
-    """Register a device."""
-
-    device: str
-
-
 class DeviceKey(msgspec.Struct):
     """A device's key, shown this once."""
 
@@ -39,6 +33,9 @@ class DeviceRow(msgspec.Struct):
     blocked: bool
     connected: bool
     last_seen: int | None
+    profile: str = "device"
+    """Which contract it speaks."""
+    tags: dict[str, str] = {}
 
 
 class Deploy(msgspec.Struct, forbid_unknown_fields=True):

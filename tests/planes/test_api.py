@@ -23,7 +23,12 @@ async def api(house: House) -> AsyncIterator[httpx.AsyncClient]:
     await house.journal.append([reading(0, 1), reading(1, 2)])
     await turns()
     seam = SimpleNamespace(
-        deployments=None, secrets=None, control=house.control, letters=house.letters, lineage=house.lineage
+        deployments=None,
+        secrets=None,
+        inventory=SimpleNamespace(registry=None),
+        control=house.control,
+        letters=house.letters,
+        lineage=house.lineage,
     )
     transport = httpx.ASGITransport(application(cast(Seam, seam)))
     async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:

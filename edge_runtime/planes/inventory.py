@@ -1,0 +1,189 @@
+"""The devices as an operator sees and changes them: over registry, twin and orders."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any
+
+import msgspec
+
+from devices import exchange, keys
+from devices.exchange import DeviceLine, Imported
+from devices.orders import Order, Orders
+from devices.registry import DeviceInfo, Registry
+from edge_runtime.clock import Clock
+from edge_runtime.errors import EdgeError
+from edge_runtime.journal.records import Key
+from edge_runtime.planes.messages import DeviceKey, DeviceRow
+
+LONGEST_WAIT = 3600.0
+"""Seconds that a request may wait for the end of a command."""
+
+
+class NewDevice(msgspec.Struct, forbid_unknown_fields=True):
+    """Register a device."""
+
+    device: str
+    profile: str = "device"
+    tags: dict[str, str] = {}
+    token: bool = True
+    """Whether it gets a token at once."""
+
+
+class NewKey(msgspec.Struct, forbid_unknown_fields=True):
+    """Give a device a key beside those that it has."""
+
+    type: str = keys.TOKEN
+    """`token`, `public` (with `pem`) or `oscore`."""
+    pem: str = ""
+    """A public key, or a certificate whose public key it is."""
+    ttl: int = 0
+    """Microseconds for which it is good; 0 for ever."""
+
+
+class Tagging(msgspec.Struct, forbid_unknown_fields=True):
+    """Tags to set; an empty value removes one."""
+
+    tags: dict[str, str]
+
+
+class Ordering(msgspec.Struct, forbid_unknown_fields=True):
+    """A command for a device."""
+
+    name: str
+    args: Any = None
+    ttl: int = 60_000_000
+    """Microseconds after which it is not wanted any more."""
+    wait: float = 0
+    """Seconds to wait for its end before the answer."""
+
+
+class Importing(msgspec.Struct, forbid_unknown_fields=True):
+    """Devices that are to be as these lines say."""
+
+    devices: list[DeviceLine]
+
+
+class KeyRow(msgspec.Struct):
+    """A key of a device; nothing of it is secret."""
+
+    id: str
+    type: str
+    created: int
+    expires: int
+    shown: str
+    """A public key, a fingerprint or an id, where the type has one."""
+
+
+class NewKeyRow(msgspec.Struct):
+    """A key that was just made, and what is to be said of it only now."""
+
+    device: str
+    key: KeyRow
+    secret: str = ""
+    """The token; for OSCORE the master secret in hex."""
+    salt: str = ""
+    """For OSCORE: the master salt in hex."""
+    sender_id: str = ""
+    """For OSCORE: the id that the device sends with, in hex."""
+    recipient_id: str = ""
+    """For OSCORE: the id that the gateway sends with, in hex."""
+
+
+class DeviceDetail(msgspec.Struct):
+    """One device in full."""
+
+    device: str
+    created: int
+    blocked: bool
+    connected: bool
+    last_seen: int | None
+    profile: str
+    tags: dict[str, str]
+    keys: list[KeyRow]
+    orders: list[Order]
+    """Commands that persons have given since the gateway started, or that were under way then; the newest first."""
+
+
+class Inventory:
+    """Everything that can be asked of the devices, and done to them."""
+
+    def __init__(
+        self, registry: Registry, orders: Orders, clock: Clock, connected: Callable[[], Collection[str]]
+    ) -> None:
+        self.registry = registry
+        self.orders = orders
+        self._clock = clock
+        self._connected = connected
+
+    def rows(self) -> list[DeviceRow]:
+        """All devices, by id."""
+        connected = self._connected()
+        return [
+            DeviceRow(d.id, d.created, d.blocked, d.id in connected, d.last_seen, d.profile, d.tags)
+            for d in self.registry.list()
+        ]
+
+    def detail(self, device: str) -> DeviceDetail:
+        """One device in full."""
+        info: DeviceInfo = self.registry.info(device)
+        return DeviceDetail(
+            device,
+            info.created,
+            info.blocked,
+            device in self._connected(),
+            info.last_seen,
+            info.profile,
+            info.tags,
+            [_row(key) for key in info.keys],
+            self.orders.of(device),
+        )
+
+    async def add(self, request: NewDevice) -> DeviceKey:
+        """Register a device; its token, if it gets one, is shown this once."""
+        made = await self.registry.add(request.device, profile=request.profile, tags=request.tags, token=request.token)
+        return DeviceKey(request.device, made)
+
+    async def rotate(self, device: str) -> DeviceKey:
+        """Give a device a new token in place of its only one, which is void at once."""
+        return DeviceKey(device, await self.registry.rotate(device))
+
+    async def add_key(self, device: str, request: NewKey) -> NewKeyRow:
+        """Give a device a key beside those that it has."""
+        expires = self._clock.now() + request.ttl if request.ttl else 0
+        match request.type:
+            case keys.TOKEN:
+                key, text = await self.registry.add_token(device, expires)
+                return NewKeyRow(device, _row(key), text)
+            case "public":
+                return NewKeyRow(device, _row(await self.registry.add_public_key(device, request.pem, expires)))
+            case keys.OSCORE:
+                key, made = await self.registry.add_oscore(device, expires)
+                ids = made.recipient_id.hex(), made.sender_id.hex()
+                return NewKeyRow(device, _row(key), made.master_secret.hex(), made.master_salt.hex(), *ids)
+        raise EdgeError(f"a key of type '{request.type[:20]}' cannot be made here", hint="token, public or oscore.")
+
+    async def order(self, device: str, request: Ordering) -> Order:
+        """Give a command, and with `wait` answer once it has ended or so much time has passed."""
+        if not 0 <= request.wait <= LONGEST_WAIT:
+            raise EdgeError(f"'wait' is between 0 and {LONGEST_WAIT:.0f} seconds")
+        order = await self.orders.give(device, request.name, request.args, request.ttl)
+        if request.wait:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.orders.outcome(order.id), request.wait)
+        return order
+
+    async def exported(self) -> AsyncIterator[DeviceLine]:
+        """All devices, as lines that another gateway takes in."""
+        for line in exchange.exported(self.registry):
+            yield line
+
+    async def take_in(self, request: Importing) -> Imported:
+        """Have devices be as these lines say."""
+        return await exchange.take_in(self.registry, request.devices)
+
+
+def _row(key: Key) -> KeyRow:
+    return KeyRow(key.id, key.type, key.created, key.expires, keys.shown(key))
