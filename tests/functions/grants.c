@@ -7,6 +7,9 @@ EDGE_APP_GRANTED("granted", "\"command:b2\",\"http:api.example.com\",\"secret:ke
     EDGE_ON(secret, "climate", "");
     EDGE_ON(file, "climate", "");
     EDGE_ON(metric, "climate", "");
+    EDGE_ON(defer, "climate", "");
+    EDGE_SCHEDULE(tick, "10m");
+    EDGE_HTTP(order, "/order");
     EDGE_ON(elsewhere, "climate", "");
     EDGE_ON(other_secret, "climate", "");
 }
@@ -43,6 +46,15 @@ EDGE_FUNCTION(file) {
 }
 
 EDGE_FUNCTION(metric) { edge_metric("litres", 2.5); }
+
+EDGE_FUNCTION(defer) {
+    edge_defer("later", "{\"n\":1}", 90, "fan");
+    edge_cancel("valve");
+}
+
+EDGE_FUNCTION(tick) { edge_log("tick"); }
+
+EDGE_FUNCTION(order) { edge_reply(201, "text/plain", "made"); }
 
 EDGE_FUNCTION(elsewhere) { edge_http("{\"url\":\"https://example.org/\"}"); }
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edge_runtime.flows.ports import Given, HttpAnswer, Order, Unanswered
+from edge_runtime.flows.ports import Cancel, Defer, Given, HttpAnswer, Order, Unanswered
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox import javascript, modules
-from edge_runtime.manifest import FunctionRef
+from edge_runtime.manifest import Endpoint, FunctionRef, Schedule
 from tests.conftest import LANGUAGES
 
 from .conftest import deploy, event, failed, ok
 
 SOURCE = Path(__file__).with_name("grants.c")
 SCRIPT = """
-import { App, HttpError } from "edge";
+import { App, HttpError, Reply } from "edge";
 const app = new App("granted", { grants: ["command:b2", "http:api.example.com", "secret:key", "files"] });
 app.on("climate", function command(event, ctx) { ctx.command("b2", "fan", null, { expires: 5, key: "fan" }); });
 app.on("climate", function request(event, ctx) {
@@ -36,6 +37,12 @@ app.on("climate", function file(event, ctx) {
   if (ctx.files.has("nothing.json")) throw new Error("there is no such file");
 });
 app.on("climate", function metric(event, ctx) { ctx.metric("litres", 2.5); });
+app.on("climate", function defer(event, ctx) {
+  ctx.defer("later", { n: 1 }, { after: "90s", key: "fan" });
+  ctx.cancel("valve");
+});
+app.schedule({ every: "10m" }, function tick() { console.log("tick"); });
+app.http("/order", function order() { return new Reply(201, "made", { headers: { "Content-Type": "text/plain" } }); });
 app.on("climate", function elsewhere(event, ctx) { ctx.http.get("https://example.org/"); });
 app.on("climate", function other_secret(event, ctx) { ctx.secret("other"); });
 """
@@ -92,6 +99,25 @@ async def test_secrets_files_and_metrics(platform: FunctionPlatform, granted: Re
     assert [line.text for line in ok(outcome).logs] == ['{"rain":1}']
     [outcome] = await platform.invoke(granted("metric"), [event()])
     assert ok(outcome).metrics == [("litres", 2.5)]
+
+
+async def test_events_are_deferred_and_taken_back(platform: FunctionPlatform, granted: Ref) -> None:
+    [outcome] = await platform.invoke(granted("defer"), [event()])
+    assert ok(outcome).effects == [Defer("later", {"n": 1}, 90_000_000, "fan"), Cancel("valve")]
+
+
+async def test_schedules_and_endpoints(platform: FunctionPlatform, granted: Ref) -> None:
+    manifest = await platform.load("granted", granted("tick").version)  # which it is already
+    triggers = {trigger.name: trigger for trigger in manifest.triggers}
+    assert triggers["tick"] == Schedule("tick", "$schedule.granted.tick", every=600_000_000)
+    assert triggers["order"] == Endpoint("order", "$http.granted.order", retries=0, path="/order")
+    [outcome] = await platform.invoke(granted("tick"), [event()])
+    assert [line.text for line in ok(outcome).logs] == ["tick"]
+    [outcome] = await platform.invoke(granted("order"), [event()])
+    value = ok(outcome).value
+    assert (value["status"], value["headers"]["content-type"]) == (201, "text/plain")
+    body = base64.b64decode(value["body"]).decode() if value.get("base64") else value["body"]
+    assert body == "made"
 
 
 async def test_escape_beyond_the_grants_is_refused_and_told(platform: FunctionPlatform, granted: Ref) -> None:

@@ -11,7 +11,10 @@ const MAX_STATE_NAME = 128;
 const MOST_RETRIES = 100;
 const MAX_METRICS = 20;
 const MAX_REFUSED = 8; // refusals of one call that the gateway is told of
-const OPTIONS = { name: "", where: "", start: "latest", retries: 2, onError: "skip" };
+const COMMON = { name: "", retries: 2, onError: "skip" };
+const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+const PATH = /^(\/|(\/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}){1,8})$/;
+const SECRET_HEADERS = ["authorization", "cookie", "proxy-authorization"];
 const SPECIAL = [async () => {}, function* () {}, async function* () {}].map((f) => f.constructor);
 
 // The app is not well formed; the message says what to change.
@@ -55,12 +58,48 @@ export class App {
 
   // Run a function for each event of a kind: on("climate", { where: "temperature > 30" }, function overheat(event, ctx) {...})
   on(kind, options, run) {
-    return this.#add("on", { ...OPTIONS, serial: false }, kind, options, run);
+    return this.#each("on", { serial: false }, kind, options, run);
   }
 
   // Send what a function returns, for each event of a kind, to a target of edge.toml: route("climate", { to: "cloud" }, ...)
   route(kind, options, run) {
-    return this.#add("route", { ...OPTIONS, to: "" }, kind, options, run);
+    return this.#each("route", { to: "" }, kind, options, run);
+  }
+
+  // Run a function at moments: schedule({ every: "10m" }, ...), or schedule({ cron: "0 6 * * *", tz: "Europe/Zurich" }, ...)
+  schedule(options, run) {
+    const call = "app.schedule";
+    const trigger = this.#read("schedule", call, { ...COMMON, every: undefined, cron: "", tz: "UTC", missed: "skip" }, options, run);
+    const { every, cron, tz, missed } = trigger;
+    if ((every === undefined) === !cron) throw new AppError(`${call} takes one of every: "10m" and cron: "0 6 * * *"`);
+    if (typeof cron !== "string" || typeof tz !== "string") throw new AppError(`${call}: cron and tz are text`);
+    if (missed !== "skip" && missed !== "once") throw new AppError(`${call}: missed is neither 'skip' nor 'once'`);
+    try {
+      trigger.every = every === undefined ? 0 : microseconds(every, "every", "a year");
+    } catch (error) {
+      throw new AppError(`${call}: ${error.message}`);
+    }
+    if (trigger.every && trigger.every < 1_000_000) throw new AppError(`${call}: every: a second is the least`);
+    return this.#add({ ...trigger, kind: `$schedule.${this.name}.${trigger.name}` });
+  }
+
+  // Answer requests to /apps/<app><path> of the gateway with what a function returns: http("/order", { methods: ["POST"] }, ...)
+  http(path, options, run) {
+    if (typeof options === "function") [options, run] = [{}, options];
+    const call = `app.http(${JSON.stringify(path)})`;
+    const defaults = { ...COMMON, retries: 0, methods: ["POST"], public: false, headers: [] };
+    const trigger = this.#read("http", call, defaults, options, run);
+    const { methods, headers } = trigger;
+    if (typeof path !== "string" || !PATH.test(path)) throw new AppError(`${call}: a path is '/', or such as '/orders/new': letters, digits, '_', '.', '-'`);
+    if (!Array.isArray(methods) || !methods.length || !methods.every((method) => METHODS.includes(method))) throw new AppError(`${call}: methods are some of ${METHODS.join(", ")}`);
+    if (typeof trigger.public !== "boolean") throw new AppError(`${call}: public is neither true nor false`);
+    if (!Array.isArray(headers) || !headers.every((header) => typeof header === "string" && /^[a-z0-9-]{1,64}$/i.test(header))) throw new AppError(`${call}: headers are names of headers`);
+    const secret = headers.find((header) => SECRET_HEADERS.includes(header.toLowerCase()));
+    if (secret) throw new AppError(`${call}: the header '${secret}' is not handed on: what it holds would be stored`);
+    for (const other of this.triggers.values()) {
+      if (other.path === path && other.methods.some((method) => methods.includes(method))) throw new AppError(`${call}: '${other.name}' answers there already`);
+    }
+    return this.#add({ ...trigger, path, headers: headers.map((header) => header.toLowerCase()), kind: `$http.${this.name}.${trigger.name}` });
   }
 
   manifest() {
@@ -68,32 +107,39 @@ export class App {
     return { app: this.name, grants: this.grants, triggers };
   }
 
-  #add(type, defaults, kind, options, run) {
+  #each(type, more, kind, options, run) {
     if (typeof options === "function") [options, run] = [{}, options];
     const call = `app.${type}(${JSON.stringify(kind)})`;
-    if (typeof kind !== "string" || !NAME.test(kind)) {
-      throw new AppError(`${call}: a kind is 1 to 64 letters, digits, '_', '.' or '-'`);
-    }
-    if (typeof run !== "function") throw new AppError(`${call}: the last argument is the function to run`);
-    for (const option of Object.keys(options ?? {})) {
-      if (!(option in defaults)) {
-        throw new AppError(`${call}: there is no option '${option}'; there are ${Object.keys(defaults).join(", ")}`);
-      }
-    }
-    const trigger = { type, kind, ...defaults, ...options, run };
-    trigger.name = options?.name || run.name;
-    const { name, where, start, retries, onError, serial, to } = trigger;
-    if (!name) throw new AppError(`${call}: the function needs a name: write function overheat(event, ctx) {...}, or name: "overheat" among the options`);
-    if (typeof name !== "string" || !NAME.test(name)) throw new AppError(`${call}: the function's name '${String(name)}' is not 1 to 64 letters, digits, '_', '.' or '-'`);
+    if (typeof kind !== "string" || !NAME.test(kind)) throw new AppError(`${call}: a kind is 1 to 64 letters, digits, '_', '.' or '-'`);
+    const trigger = this.#read(type, call, { ...COMMON, where: "", start: "latest", ...more }, options, run);
+    const { where, start, serial, to } = trigger;
     if (typeof where !== "string") throw new AppError(`${call}: where is text, such as where: "temperature > 30"`);
     if (start !== "latest" && start !== "earliest") throw new AppError(`${call}: start is neither 'latest' nor 'earliest'`);
-    if (!Number.isInteger(retries) || retries < 0 || retries > MOST_RETRIES) throw new AppError(`${call}: retries is not a number from 0 to ${MOST_RETRIES}`);
-    if (!["skip", "hold", "stop"].includes(onError)) throw new AppError(`${call}: onError is none of 'skip', 'hold' and 'stop'`);
     if (type === "on" && typeof serial !== "boolean") throw new AppError(`${call}: serial is neither true nor false`);
     if (type === "route" && (typeof to !== "string" || !NAME.test(to))) throw new AppError(`${call}: name a target of edge.toml, such as to: "cloud"`);
+    return this.#add({ ...trigger, kind });
+  }
+
+  // The options of a trigger and its function, as far as all triggers have them alike.
+  #read(type, call, defaults, options, run) {
+    if (typeof run !== "function") throw new AppError(`${call}: the last argument is the function to run`);
+    for (const option of Object.keys(options ?? {})) {
+      if (!(option in defaults)) throw new AppError(`${call}: there is no option '${option}'; there are ${Object.keys(defaults).join(", ")}`);
+    }
+    const trigger = { type, where: "", start: "latest", ...defaults, ...options, run };
+    trigger.name = options?.name || run.name;
+    const { name, retries, onError } = trigger;
+    if (!name) throw new AppError(`${call}: the function needs a name: write function overheat(event, ctx) {...}, or name: "overheat" among the options`);
+    if (typeof name !== "string" || !NAME.test(name)) throw new AppError(`${call}: the function's name '${String(name)}' is not 1 to 64 letters, digits, '_', '.' or '-'`);
+    if (!Number.isInteger(retries) || retries < 0 || retries > MOST_RETRIES) throw new AppError(`${call}: retries is not a number from 0 to ${MOST_RETRIES}`);
+    if (!["skip", "hold", "stop"].includes(onError)) throw new AppError(`${call}: onError is none of 'skip', 'hold' and 'stop'`);
     if (SPECIAL.some((kind) => run instanceof kind)) throw new AppError(`${call}: '${name}' must be a plain function, neither async nor a generator`);
-    if (this.triggers.has(name)) throw new AppError(`'${name}' has a trigger already: a function has one trigger and a name of its own`);
-    this.triggers.set(name, trigger);
+    return trigger;
+  }
+
+  #add(trigger) {
+    if (this.triggers.has(trigger.name)) throw new AppError(`'${trigger.name}' has a trigger already: a function has one trigger and a name of its own`);
+    this.triggers.set(trigger.name, trigger);
     return this;
   }
 }
@@ -240,6 +286,23 @@ export class Context {
     this.#kept("emit events");
     named(kind, "a kind of event");
     this.#effect(`{"type":"emit","kind":"${kind}","data":${dumps(data)}}`);
+  }
+
+  // Have an event of `kind` come later: `after` is in seconds or text such as "5m", at most a year. With a `key` it takes
+  // the place of the pending one of this function, device and key.
+  defer(kind, data = null, { after, key = "" } = {}) {
+    this.#kept("defer events");
+    named(kind, "a kind of event");
+    const wait = microseconds(after, "after", "a year");
+    if (key) named(key, "a deferred event's key");
+    this.#effect(`{"type":"defer","kind":"${kind}","data":${dumps(data)},"after":${wait}${key ? `,"key":"${key}"` : ""}}`);
+  }
+
+  // Take back the event that this function has deferred for this device under `key`, if there is one.
+  cancel(key) {
+    this.#kept("cancel deferred events");
+    named(key, "a deferred event's key");
+    this.#effect(`{"type":"cancel","key":"${key}"}`);
   }
 
   // Write to the app's log.

@@ -6,10 +6,11 @@ import { App, AppError, Context, NotGranted, made } from "./edge.js";
 import { HttpError } from "./http.js";
 import { LoadError, frames, message, runModules } from "./modules.js";
 import { dumps } from "./plain.js";
+import { Reply, described } from "./reply.js";
 
 const EVENT = ["device", "kind", "time", "data", "id", "seq", "boot", "received", "late"];
 const LIMITS = { output: 256 * 1024, lines: 100, effects: 100, state: 64 * 1024 };
-const BUILTINS = { edge: { App, AppError, HttpError, NotGranted } };
+const BUILTINS = { edge: { App, AppError, HttpError, NotGranted, Reply } };
 
 const { stringify, parse } = JSON;
 let app;
@@ -110,8 +111,8 @@ function call(name, event, given) {
   try {
     const returned = trigger.run(event, ctx);
     if (typeof returned?.then === "function") throw new TypeError(`'${name}' returned a promise; a function answers at once`);
-    if (trigger.type === "route" && returned !== null && returned !== undefined) {
-      value = dumps(returned);
+    if (trigger.type === "http" || (trigger.type === "route" && returned !== null && returned !== undefined)) {
+      value = trigger.type === "http" ? described(returned) : dumps(returned);
       Context.returned(ctx, value.length);
     }
     [changed, after] = Context.changes(ctx);

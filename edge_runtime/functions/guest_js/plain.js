@@ -3,7 +3,7 @@
 export const MAX_DEPTH = 16;
 
 const UNITS = { us: 1, ms: 1000, s: 1_000_000, m: 60_000_000, h: 3_600_000_000, d: 86_400_000_000 };
-const LONGEST = { "30 seconds": 30 * UNITS.s, "7 days": 7 * UNITS.d, "ten years": 3653 * UNITS.d };
+const LONGEST = { "30 seconds": 30 * UNITS.s, "7 days": 7 * UNITS.d, "a year": 366 * UNITS.d, "ten years": 3653 * UNITS.d };
 
 function check(value, depth) {
   if (value === null || typeof value === "string" || typeof value === "boolean") return;

@@ -25,7 +25,7 @@ from edge_runtime.functions.sandbox.engine import core_engine
 from edge_runtime.functions.sandbox.errors import Refusal, Stopped
 from edge_runtime.functions.sandbox.instance import Done, ticks
 
-_TRIGGERS = ("on", "route")
+_TRIGGERS = ("on", "route", "schedule", "http")
 _TABLES = {"instances": 1, "tables": 4, "table_elements": 100_000, "memories": 1}
 _PAGE = 65536
 _FULL = 7 / 8

@@ -15,6 +15,7 @@ from typing import Any
 from edge._context import Context
 from edge._event import Event
 from edge._http import HttpError
+from edge._reply import Reply
 from wasmtime import Caller, FuncType, Linker, Memory, ValType
 
 from edge_runtime.functions.sandbox.errors import Stopped
@@ -223,6 +224,27 @@ class Host:
     def _edge_emit(self, caller: Caller, kind: int, kind_length: int, data: int, data_length: int) -> None:
         self.call.ctx.emit(self._text(caller, kind, kind_length), self._json(caller, data, data_length))
 
+    def _edge_defer(
+        self,
+        caller: Caller,
+        kind: int,
+        kind_length: int,
+        data: int,
+        data_length: int,
+        after: float,
+        key: int,
+        key_length: int,
+    ) -> None:
+        self.call.ctx.defer(
+            self._text(caller, kind, kind_length),
+            self._json(caller, data, data_length),
+            after=after,
+            key=self._text(caller, key, key_length),
+        )
+
+    def _edge_cancel(self, caller: Caller, key: int, key_length: int) -> None:
+        self.call.ctx.cancel(self._text(caller, key, key_length))
+
     def _edge_metric(self, caller: Caller, name: int, name_length: int, value: float) -> None:
         self.call.ctx.metric(self._text(caller, name, name_length), value)
 
@@ -258,6 +280,14 @@ class Host:
 
     def _edge_value(self, caller: Caller, pointer: int, length: int) -> None:
         self.call.value = self._json(caller, pointer, length)
+
+    def _edge_reply(
+        self, caller: Caller, status: int, kind: int, kind_length: int, body: int, body_length: int
+    ) -> None:
+        content = self._bytes(caller, body, body_length)
+        self._keep(len(content))
+        kind_of_content = self._text(caller, kind, kind_length)
+        self.call.value = Reply(status, content or None, {"content-type": kind_of_content} if kind_of_content else None)
 
     def _edge_fail(self, caller: Caller, pointer: int, length: int) -> None:
         raise Failed(self._text(caller, pointer, length) or "the function failed")
@@ -384,8 +414,9 @@ def _signature(text: str) -> tuple[list[ValType], list[ValType]]:
 
 _WASI = "wasi_snapshot_preview1"
 _ALL = {
-    "edge": "app=ii trigger=ii text=iiii:i number=ii:d decimal=dii:i command=iiiiiidii emit=iiii log=iii value=ii "
-    "fail=ii metric=iid http=ii:i secret=iiii:i file=iiii:i state_set=iiiid state_set_number=iidd state_delete=ii",
+    "edge": "app=ii trigger=ii text=iiii:i number=ii:d decimal=dii:i command=iiiiiidii emit=iiii defer=iiiidii "
+    "cancel=ii log=iii value=ii reply=iiiii fail=ii metric=iid http=ii:i secret=iiii:i file=iiii:i "
+    "state_set=iiiid state_set_number=iidd state_delete=ii",
     "env": "abort=iiii seed=:d Date.now=:d console.log=i console.info=i console.debug=i console.warn=i console.error=i",
     _WASI: "args_sizes_get=ii:i args_get=ii:i environ_sizes_get=ii:i environ_get=ii:i clock_time_get=iIi:i "
     "random_get=ii:i fd_write=iiii:i fd_fdstat_get=ii:i fd_seek=iIii:i fd_close=i:i fd_prestat_get=ii:i "

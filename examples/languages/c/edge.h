@@ -18,8 +18,12 @@ EDGE_IMPORT("command")
 void edge_import_command(const char *device, edge_len, const char *name, edge_len, const char *args, edge_len,
                          double expires, const char *key, edge_len);
 EDGE_IMPORT("emit") void edge_import_emit(const char *kind, edge_len, const char *data, edge_len);
+EDGE_IMPORT("defer")
+void edge_import_defer(const char *kind, edge_len, const char *data, edge_len, double after, const char *key, edge_len);
+EDGE_IMPORT("cancel") void edge_import_cancel(const char *key, edge_len);
 EDGE_IMPORT("log") void edge_import_log(edge_i32 level, const char *text, edge_len);
 EDGE_IMPORT("value") void edge_import_value(const char *json, edge_len);
+EDGE_IMPORT("reply") void edge_import_reply(edge_i32 status, const char *type, edge_len, const char *body, edge_len);
 EDGE_IMPORT("fail") _Noreturn void edge_import_fail(const char *why, edge_len);
 EDGE_IMPORT("metric") void edge_import_metric(const char *name, edge_len, double value);
 EDGE_IMPORT("http") edge_i32 edge_import_http(const char *json, edge_len);
@@ -57,6 +61,11 @@ static inline void edge_trigger(const char *json) { edge_import_trigger(json, ed
 #define EDGE_ROUTE(function, kind, to) \
     edge_trigger("{\"type\":\"route\",\"name\":\"" #function "\",\"kind\":\"" kind "\",\"to\":\"" to "\"}")
 
+#define EDGE_SCHEDULE(function, every) \
+    edge_trigger("{\"type\":\"schedule\",\"name\":\"" #function "\",\"every\":\"" every "\"}")
+#define EDGE_HTTP(function, path) \
+    edge_trigger("{\"type\":\"http\",\"name\":\"" #function "\",\"path\":\"" path "\"}")
+
 /* A function of the app: EDGE_FUNCTION(overheat) { ... } */
 #define EDGE_FUNCTION(name) EDGE_EXPORT(#name) void name(void)
 
@@ -85,9 +94,17 @@ static inline void edge_command_to(const char *device, const char *name, const c
 static inline void edge_emit(const char *kind, const char *data) {
     edge_import_emit(kind, edge_length(kind), data, edge_length(data));
 }
+/* An event that comes later; with a key it takes the place of the pending one, and can be taken back. */
+static inline void edge_defer(const char *kind, const char *data, double after_seconds, const char *key) {
+    edge_import_defer(kind, edge_length(kind), data, edge_length(data), after_seconds, key, edge_length(key));
+}
+static inline void edge_cancel(const char *key) { edge_import_cancel(key, edge_length(key)); }
 static inline void edge_log(const char *text) { edge_import_log(1, text, edge_length(text)); }
 static inline void edge_warn(const char *text) { edge_import_log(2, text, edge_length(text)); }
 static inline void edge_value(const char *json) { edge_import_value(json, edge_length(json)); }
+static inline void edge_reply(edge_i32 status, const char *type, const char *body) {
+    edge_import_reply(status, type, edge_length(type), body, edge_length(body));
+}
 static inline _Noreturn void edge_fail(const char *why) { edge_import_fail(why, edge_length(why)); }
 
 static inline void edge_metric(const char *name, double value) { edge_import_metric(name, edge_length(name), value); }

@@ -81,20 +81,47 @@ declare module "edge" {
     command(device: string, name: string, args?: Plain, options?: { expires?: Duration; key?: string }): void;
     /** Put a new event into the log, under the device of the event at hand. */
     emit(kind: string, data: Plain): void;
+    /** Have an event come later; with a `key` it takes the place of the pending one. */
+    defer(kind: string, data: Plain, options: { after: Duration; key?: string }): void;
+    cancel(key: string): void;
     log(text: unknown, level?: "debug" | "info" | "warning" | "error"): void;
     /** Note a measured value, or that something has happened once more. */
     metric(name: string, value?: number): void;
     secret(name: string): string;
   }
 
-  export interface Options {
+  export interface Common {
     /** The function's name, where it has none of its own. */
     name?: string;
+    retries?: number;
+    onError?: "skip" | "hold" | "stop";
+  }
+
+  export interface Options extends Common {
     /** A condition over the event's data, such as "temperature > 30". */
     where?: string;
     start?: "latest" | "earliest";
-    retries?: number;
-    onError?: "skip" | "hold" | "stop";
+  }
+
+  /** One of `every` ("10m") and `cron` ("0 6 * * *", by the clock of `tz`). */
+  export interface Moments extends Common {
+    every?: Duration;
+    cron?: string;
+    tz?: string;
+    missed?: "skip" | "once";
+  }
+
+  export interface Endpoint extends Common {
+    methods?: ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE")[];
+    /** Anybody may ask; otherwise those with the app's token. */
+    public?: boolean;
+    /** Headers that the function gets to see. */
+    headers?: string[];
+  }
+
+  /** An answer of an endpoint with a status, a body and headers of its own. */
+  export class Reply {
+    constructor(status?: number, body?: Plain | Uint8Array, options?: { headers?: Record<string, string> });
   }
 
   export type Run<Result> = (event: Event, ctx: Context) => Result;
@@ -108,6 +135,11 @@ declare module "edge" {
     on(kind: string, options: Options & { serial?: boolean }, run: Run<void>): App;
     /** Send what a function returns, for each event of a kind, to a target of edge.toml; null sends nothing. */
     route(kind: string, options: Options & { to: string }, run: Run<Plain | void>): App;
+    /** Run a function at moments; `event.data.due` is the moment. */
+    schedule(options: Moments, run: Run<void>): App;
+    /** Answer requests to `/apps/<app><path>` of the gateway with what a function returns. */
+    http(path: string, run: Run<Plain | Reply | void>): App;
+    http(path: string, options: Endpoint, run: Run<Plain | Reply | void>): App;
   }
 
   export class AppError extends Error {}

@@ -15,10 +15,18 @@ declare function importCommand(
 ): void;
 @external("edge", "emit")
 declare function importEmit(kind: usize, kindLength: i32, data: usize, dataLength: i32): void;
+@external("edge", "defer")
+declare function importDefer(
+  kind: usize, kindLength: i32, data: usize, dataLength: i32, after: f64, key: usize, keyLength: i32
+): void;
+@external("edge", "cancel")
+declare function importCancel(key: usize, length: i32): void;
 @external("edge", "log")
 declare function importLog(level: i32, text: usize, length: i32): void;
 @external("edge", "value")
 declare function importValue(json: usize, length: i32): void;
+@external("edge", "reply")
+declare function importReply(status: i32, type: usize, typeLength: i32, body: usize, bodyLength: i32): void;
 @external("edge", "fail")
 declare function importFail(why: usize, length: i32): void;
 @external("edge", "metric")
@@ -81,6 +89,16 @@ export function route(name: string, kind: string, to: string, where: string = ""
   );
 }
 
+/** Run the exported function `name` every so often ("10m"). */
+export function schedule(name: string, every: string): void {
+  trigger('{"type":"schedule","name":' + quote(name) + ',"every":' + quote(every) + "}");
+}
+
+/** Answer POST requests to `/apps/<app><path>` with what the exported function `name` gives to `reply` or `value`. */
+export function endpoint(name: string, path: string): void {
+  trigger('{"type":"http","name":' + quote(name) + ',"path":' + quote(path) + "}");
+}
+
 /** A number of the event ("data.temperature") or of its state ("state.count"). */
 export function number(path: string, otherwise: f64 = 0): f64 {
   const name = utf8(path);
@@ -115,6 +133,18 @@ export function emit(kind: string, data: string): void {
   importEmit(at(kind_), kind_.byteLength, at(data_), data_.byteLength);
 }
 
+/** Have an event come `after` so many seconds; with a key it takes the place of the pending one, and can be taken back. */
+export function defer(kind: string, data: string, after: f64, key: string = ""): void {
+  const kind_ = utf8(kind), data_ = utf8(data), key_ = utf8(key);
+  importDefer(at(kind_), kind_.byteLength, at(data_), data_.byteLength, after, at(key_), key_.byteLength);
+}
+
+/** Take back the event that was deferred under a key. */
+export function cancel(key: string): void {
+  const key_ = utf8(key);
+  importCancel(at(key_), key_.byteLength);
+}
+
 /** Write a line to the app's log; `level` is 0 debug, 1 info, 2 warning or 3 error. */
 export function log(line: string, level: i32 = 1): void {
   const line_ = utf8(line);
@@ -125,6 +155,12 @@ export function log(line: string, level: i32 = 1): void {
 export function value(json: string): void {
   const json_ = utf8(json);
   importValue(at(json_), json_.byteLength);
+}
+
+/** What an endpoint answers: status, type of the content (such as "text/plain") and body. */
+export function reply(status: i32, type: string, body: string): void {
+  const type_ = utf8(type), body_ = utf8(body);
+  importReply(status, at(type_), type_.byteLength, at(body_), body_.byteLength);
 }
 
 /** Note a measured value. */
