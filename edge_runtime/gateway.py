@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import random
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from devices.registry import Registry
 from edge_runtime import __version__, expr
 from edge_runtime.clock import TRUSTED_AFTER, Clock, SystemClock
 from edge_runtime.config import Config, Journal
+from edge_runtime.cron import Cron, CronError, zone_of
 from edge_runtime.errors import DeployError, EdgeError, StorageError, nearest
-from edge_runtime.events import Event
+from edge_runtime.events import GATEWAY, Event
 from edge_runtime.flows.deadletters import DeadLetters
 from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
@@ -28,6 +30,7 @@ from edge_runtime.flows.metrics import Metrics
 from edge_runtime.flows.outbox import Outbox
 from edge_runtime.flows.ports import Target
 from edge_runtime.flows.reach import Reach
+from edge_runtime.flows.timers import Timers
 from edge_runtime.functions.http_out import HttpOut
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.secrets import Secrets
@@ -41,7 +44,7 @@ from edge_runtime.journal.interface import Usage
 from edge_runtime.journal.records import DeadLetter, Stored
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite.client import SqliteJournal
-from edge_runtime.manifest import Manifest, OnEvent, Route
+from edge_runtime.manifest import Endpoint, Manifest, OnEvent, Route, Schedule
 from edge_runtime.planes import backups, instrumentation
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
@@ -68,6 +71,8 @@ RECOVERY = 1_000_000
 """Before work in the background that a defect has ended begins again, microseconds."""
 TICK = 60_000_000
 """How often the journal is told the time, microseconds."""
+
+AnyTrigger = OnEvent | Route | Schedule | Endpoint
 
 _log = logging.getLogger("edge.gateway")
 _security = logging.getLogger(SECURITY)
@@ -160,11 +165,12 @@ class Gateway:
         self._http_out = HttpOut()
         stack.push_async_callback(self._http_out.aclose)
         self.flows = Flows(self.journal, tables, clock, self._rng)
+        self.timers = Timers(self.journal, tables, clock, done=self._dealt_with, draw=lambda: secrets.token_bytes(8))
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
         self.lineage = Lineage(self.journal, self.flows, lambda runner: isinstance(runner.flow, RouteFlow))
         self.deployments = Deployments(
-            self.platform, self.flows, self.journal, clock, self.control, self._flows_of, tables.apps
+            self.platform, self.flows, self.journal, clock, self.control, self._flows_of, tables.apps, self.timers
         )
         self.scaling = AppScaling(
             self.flows,
@@ -178,7 +184,7 @@ class Gateway:
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
-        for work in (self.flows.run, self.outbox.run, self.scaling.run, self._keep_house):
+        for work in (self.flows.run, self.outbox.run, self.timers.run, self.scaling.run, self._keep_house):
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
@@ -211,6 +217,11 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _dealt_with(self, flow: str, offset: int) -> bool:
+        """Whether a flow has dealt with the event of its schedule at an offset."""
+        runner = self.flows.runners.get(flow)
+        return runner is None or runner.position().done(offset, GATEWAY)
+
     def _count(self, stored: Sequence[Stored]) -> None:
         self._stored_events += sum(type(item.record) is Event for item in stored)
         if any(type(item.record) in (Event, DeadLetter) for item in stored):
@@ -228,16 +239,29 @@ class Gateway:
         reach = Reach(Grants.of(manifest.grants), self.secrets.get, self._http_out, self.metrics, limits.state)
         return [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
 
-    def _flow(self, app: str, version: str, trigger: OnEvent | Route, reach: Reach) -> Flow:
+    def _flow(self, app: str, version: str, trigger: AnyTrigger, reach: Reach) -> Flow:
         try:
             matches = expr.compile(trigger.where).matches
         except expr.ExpressionError as error:
             raise DeployError(f"{app}.{trigger.name}: where={trigger.where!r} is not an expression: {error}") from error
-        if isinstance(trigger, OnEvent):
-            return FunctionFlow(
-                app, version, trigger, matches=matches, invoker=self.platform, clock=self._clock, reach=reach
-            )
-        return RouteFlow(app, version, trigger, self.platform, self._target(app, trigger), self._clock)
+        if isinstance(trigger, Route):
+            return RouteFlow(app, version, trigger, self.platform, self._target(app, trigger), self._clock)
+        if isinstance(trigger, Schedule) and trigger.cron:
+            try:
+                Cron.parse(trigger.cron)
+                zone_of(trigger.tz)
+            except CronError as error:
+                raise DeployError(f"{app}.{trigger.name}: {error}", hint=error.hint) from error
+        return FunctionFlow(
+            app,
+            version,
+            trigger,
+            matches=matches,
+            invoker=self.platform,
+            clock=self._clock,
+            reach=reach,
+            timers=self.timers,
+        )
 
     def _target(self, app: str, trigger: Route) -> Target:
         target = self.targets.get(trigger.to)

@@ -51,11 +51,25 @@ class Schedule(Trigger, frozen=True, tag="schedule"):
         return f"every {self.every} us" if self.every else f"cron {self.cron} {self.tz}"
 
 
+class Endpoint(Trigger, frozen=True, tag="http"):
+    """Run the function for each request to `/apps/<app><path>` and answer with what it returns.
+
+    Its kind is `$http.<app>.<name>`.
+    """
+
+    path: str = "/"
+    methods: list[str] = msgspec.field(default_factory=lambda: ["POST"])
+    public: bool = False
+    """Anybody may ask; otherwise those with the app's token."""
+    headers: list[str] = []
+    """What the function gets to see of a request's headers, besides those that everybody sees."""
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """An app as found by loading it."""
 
     app: str
-    triggers: list[OnEvent | Route | Schedule]
+    triggers: list[OnEvent | Route | Schedule | Endpoint]
     grants: list[str] = []
     """What it asks for beyond its own events (`edge_runtime/grants.py`)."""
 

@@ -28,6 +28,8 @@ def register(app: typer.Typer) -> None:
 
 def described(trigger: TriggerRow) -> str:
     """A trigger in a line, for rich."""
+    if trigger.terms:
+        return f"{trigger.name}: {trigger.terms}".replace("[", "\\[")
     where = f" where {trigger.where}" if trigger.where else ""
     to = f" -> target {trigger.to}" if trigger.to else ""
     return f"{trigger.name}: on {trigger.kind}{where}{to}".replace("[", "\\[")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -123,6 +123,15 @@ class Timers:
                     self._missed.add(old.id)  # The app did not run.
             self._schedules[flow] = schedule
         self._news.set()
+
+    async def follow(self, app: str, schedules: Mapping[str, Schedule]) -> None:
+        """Let the flows of an app have these schedules, by flow, and no others. Raises StorageError."""
+        for flow, schedule in schedules.items():
+            await self.install(flow, schedule)
+        known = {timer.flow for timer in self._pending.timers.values() if timer.repeats}.union(self._schedules)
+        for flow in known:
+            if flow.startswith(f"{app}.") and flow not in schedules:
+                await self.remove(flow)
 
     async def remove(self, flow: str) -> None:
         """Let a flow have no schedule any more. Raises StorageError."""

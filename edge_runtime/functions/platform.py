@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from edge_runtime.functions.sources import check_files, read_files
 from edge_runtime.functions.stats import FunctionStats, Recorder
 from edge_runtime.functions.versions import AppFiles, StoredVersion, Versions
 from edge_runtime.grants import Grants
-from edge_runtime.manifest import FunctionRef, Manifest, Route
+from edge_runtime.manifest import Endpoint, FunctionRef, Manifest, Route, Schedule, Trigger
 
 STOCK = 2
 """Virgin instances that each executor keeps ready: 2.5 MiB each."""
@@ -327,6 +328,32 @@ def _explained(failure: LoadFailed, content: AppFiles) -> DeployError:
     return DeployError(f"{place}: {problem.reason}"[:4000], hint=hint)
 
 
+_PATH = re.compile(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}){1,8}")
+_HEADER = re.compile(r"[a-z0-9-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_MOST_EVERY = 366 * 86_400_000_000
+
+
+def _well_formed(app: str, trigger: Trigger) -> bool:
+    """Whether a trigger has the kind of events that is its own, and what it says of itself can be."""
+    match trigger:
+        case Schedule(every=every, cron=cron, missed=missed):
+            length = every == 0 if cron else 1_000_000 <= every <= _MOST_EVERY
+            return trigger.kind == f"$schedule.{app}.{trigger.name}" and length and missed in ("skip", "once")
+        case Endpoint(path=path, methods=methods, headers=headers):
+            return (
+                trigger.kind == f"$http.{app}.{trigger.name}"
+                and _PATH.fullmatch(path) is not None
+                and 0 < len(methods) <= len(_METHODS)
+                and _METHODS.issuperset(methods)
+                and len(headers) <= 32
+                and all(_HEADER.fullmatch(name) for name in headers)
+                and not {"authorization", "cookie", "proxy-authorization"}.intersection(headers)
+            )
+        case _:
+            return NAME.fullmatch(trigger.kind) is not None
+
+
 def _manifest(loaded: Loaded, entry: str) -> Manifest:
     """The manifest that the guest reported, checked: a guest is not believed."""
     try:
@@ -338,7 +365,7 @@ def _manifest(loaded: Loaded, entry: str) -> Manifest:
         NAME.fullmatch(manifest.app)
         and "." not in manifest.app
         and 0 < len(names) == len(set(names)) <= MAX_TRIGGERS
-        and all(NAME.fullmatch(trigger.name) and NAME.fullmatch(trigger.kind) for trigger in manifest.triggers)
+        and all(NAME.fullmatch(trigger.name) and _well_formed(manifest.app, trigger) for trigger in manifest.triggers)
         and all(trigger.start in ("latest", "earliest") for trigger in manifest.triggers)
         and all(0 <= trigger.retries <= MAX_RETRIES for trigger in manifest.triggers)
         and all(trigger.on_error in ("skip", "hold", "stop") for trigger in manifest.triggers)

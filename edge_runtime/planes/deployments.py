@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 
 import msgspec
 
@@ -16,11 +17,12 @@ from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.flows.replay import Replayed
+from edge_runtime.flows.timers import Timers
 from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.grants import Grants, sentence
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import AppVersion
-from edge_runtime.manifest import Manifest, Route
+from edge_runtime.manifest import Endpoint, Manifest, Route, Schedule, Trigger
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.messages import Deploy, Deployed, TriggerRow
 from edge_runtime.planes.rehearsal import AppReplay, AppReplayed, Rehearsal
@@ -67,6 +69,7 @@ class Deployments:
         control: FlowControl,
         make: MakeFlows,
         known: Mapping[str, AppVersion],
+        timers: Timers,
     ) -> None:
         self._platform = platform
         self._flows = flows
@@ -74,6 +77,7 @@ class Deployments:
         self._clock = clock
         self._control = control
         self._make = make
+        self._timers = timers
         self._rehearsal = Rehearsal(flows, journal, clock, platform)
         self._records = dict(known)
         self._changing = asyncio.Lock()
@@ -281,7 +285,9 @@ class Deployments:
         _log.info("app %s is live in version %s", app, version)
 
     async def _remove_others(self, manifest: Manifest) -> None:
-        """What the app has no trigger for any more need not be waited for."""
+        """What the app has no trigger for any more need not be waited for; and schedules are those of this version."""
+        schedules = {f"{manifest.app}.{t.name}": t for t in manifest.triggers if isinstance(t, Schedule)}
+        await self._timers.follow(manifest.app, schedules)
         names = {f"{manifest.app}.{trigger.name}" for trigger in manifest.triggers}
         for name in self._flows.known(manifest.app):
             if name not in names:
@@ -316,6 +322,22 @@ def _deployed(
 def triggers(manifest: Manifest) -> list[TriggerRow]:
     """An app's triggers, for people."""
     return [
-        TriggerRow(t.name, "route" if isinstance(t, Route) else "on", t.kind, t.where, getattr(t, "to", ""))
+        TriggerRow(t.name, _TYPES.get(type(t), "on"), t.kind, t.where, getattr(t, "to", ""), _terms(manifest.app, t))
         for t in manifest.triggers
     ]
+
+
+_TYPES: dict[type, str] = {Route: "route", Schedule: "schedule", Endpoint: "http"}
+
+
+def _terms(app: str, trigger: Trigger) -> str:
+    """When a schedule's function runs, or where an endpoint is and who may ask."""
+    match trigger:
+        case Schedule(every=0, cron=cron, tz=tz):
+            return f"cron {cron} ({tz})"
+        case Schedule(every=every):
+            return f"every {timedelta(microseconds=every)}"
+        case Endpoint(path=path, methods=methods, public=public):
+            return f"{', '.join(methods)} /apps/{app}{path}, {'for anybody' if public else 'with the token of the app'}"
+        case _:
+            return ""

@@ -72,6 +72,8 @@ class TriggerRow(msgspec.Struct):
     kind: str
     where: str
     to: str
+    terms: str = ""
+    """When the function of a schedule runs; where an endpoint is, and who may ask."""
 
 
 class Deployed(msgspec.Struct):

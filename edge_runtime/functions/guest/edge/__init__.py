@@ -11,10 +11,11 @@
 The same package runs in the gateway's sandbox and on your machine, where `edge.testing` tests an app with pytest.
 """
 
-from edge._app import App, AppError, OnTrigger, RouteTrigger
+from edge._app import App, AppError, HttpTrigger, OnTrigger, RouteTrigger, ScheduleTrigger
 from edge._context import Context, NotGranted
 from edge._event import Event
 from edge._http import HttpError, Response
+from edge._reply import Reply
 from edge._state import State
 
 __all__ = [
@@ -23,9 +24,12 @@ __all__ = [
     "Context",
     "Event",
     "HttpError",
+    "HttpTrigger",
     "NotGranted",
     "OnTrigger",
+    "Reply",
     "Response",
     "RouteTrigger",
+    "ScheduleTrigger",
     "State",
 ]

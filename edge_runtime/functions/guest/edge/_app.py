@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from edge._durations import microseconds
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -15,6 +17,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STARTS = ("latest", "earliest")
 _POLICIES = ("skip", "hold", "stop")
 _MOST_RETRIES = 100
+_MISSED = ("skip", "once")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_PATH = re.compile(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}){1,8}")
+_HEADER = re.compile(r"[a-z0-9-]{1,64}")
+_SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization")
 
 
 class AppError(Exception):
@@ -60,6 +67,52 @@ class RouteTrigger(OnTrigger):
         plain = OnTrigger.manifest(self)
         del plain["serial"]
         return {**plain, "type": "route", "to": self.to}
+
+
+@dataclass(slots=True)
+class ScheduleTrigger(OnTrigger):
+    """Runs a function at moments."""
+
+    every: int = 0
+    cron: str = ""
+    tz: str = "UTC"
+    missed: str = "skip"
+
+    def manifest(self) -> dict[str, Any]:
+        """The trigger as plain values."""
+        plain = OnTrigger.manifest(self)
+        del plain["serial"]
+        return {
+            **plain,
+            "type": "schedule",
+            "every": self.every,
+            "cron": self.cron,
+            "tz": self.tz,
+            "missed": self.missed,
+        }
+
+
+@dataclass(slots=True)
+class HttpTrigger(OnTrigger):
+    """Runs a function for each request to an endpoint of the gateway, and answers with what it returns."""
+
+    path: str = "/"
+    methods: list[str] = field(default_factory=list)
+    public: bool = False
+    headers: list[str] = field(default_factory=list)
+
+    def manifest(self) -> dict[str, Any]:
+        """The trigger as plain values."""
+        plain = OnTrigger.manifest(self)
+        del plain["serial"]
+        return {
+            **plain,
+            "type": "http",
+            "path": self.path,
+            "methods": self.methods,
+            "public": self.public,
+            "headers": self.headers,
+        }
 
 
 class App:
@@ -136,6 +189,95 @@ class App:
 
         return register
 
+    def schedule(
+        self,
+        *,
+        every: float | str | None = None,
+        cron: str = "",
+        tz: str = "UTC",
+        missed: str = "skip",
+        retries: int = 2,
+        on_error: str = "skip",
+    ) -> Callable[[Function], Function]:
+        """Run the function below at moments: `every="10m"`, or `cron="0 6 * * *"` by the clock of `tz`.
+
+        The function takes `(event)` or `(event, ctx)`; `event.data["due"]` is the moment in microseconds, and
+        `event.device` is `gateway`. `every` (seconds, or text such as "10m") counts the time that the gateway runs;
+        `cron` has the five fields minute, hour, day of the month, month and day of the week, and waits until the
+        gateway's clock can be trusted. Moments at which the gateway is off are `missed`: `skip` leaves them out, `once`
+        runs the function one time for all of them.
+        """
+
+        def register(function: Function) -> Function:
+            described = _described(function, "schedule", "", "", "latest", retries, on_error, timed=True)
+            if (every is None) == (not cron):
+                raise AppError('@app.schedule takes one of every="10m" and cron="0 6 * * *"')
+            if not isinstance(cron, str) or not isinstance(tz, str):
+                raise AppError(f"@app.schedule(cron={cron!r}, tz={tz!r}): both are text")
+            if missed not in _MISSED:
+                raise AppError(f"@app.schedule(missed={missed!r}) is neither 'skip' nor 'once'")
+            try:
+                length = 0 if every is None else microseconds(every, "every", "a year")
+            except (TypeError, ValueError) as error:
+                raise AppError(f"@app.schedule: {error}") from None
+            if 0 < length < 1_000_000:
+                raise AppError(f"@app.schedule(every={every!r}): a second is the least")
+            trigger = ScheduleTrigger(*described, every=length, cron=cron, tz=tz, missed=missed)
+            trigger.kind = f"$schedule.{self.name}.{trigger.name}"
+            self._add(trigger)
+            return function
+
+        return register
+
+    def http(
+        self,
+        path: str,
+        *,
+        methods: Iterable[str] = ("POST",),
+        public: bool = False,
+        headers: Iterable[str] = (),
+        retries: int = 0,
+        on_error: str = "skip",
+    ) -> Callable[[Function], Function]:
+        """Answer requests to `/apps/<app><path>` of the gateway with what the function below returns.
+
+        The function takes `(event)` or `(event, ctx)`; `event.data` holds `method`, `path`, `query`, `type` (of the
+        content), `body` (text, or base64 if `base64` is true) and `headers`: some that are of use to many, and those
+        named here. A dict or list is answered as JSON, text as text, None with 204, a `Reply` as it says. The answer
+        leaves once the effects are stored. A request needs the app's token (`edge apps token`), unless the endpoint is
+        `public`.
+        """
+
+        def register(function: Function) -> Function:
+            described = _described(function, "http", "", "", "latest", retries, on_error, timed=True)
+            wanted = [methods] if isinstance(methods, str) else list(methods)
+            named = [headers] if isinstance(headers, str) else list(headers)
+            decorator = f"@app.http({path!r})"
+            if not isinstance(path, str) or not _PATH.fullmatch(path):
+                raise AppError(f"{decorator}: a path is '/', or such as '/orders/new': letters, digits, '_', '.', '-'")
+            if not wanted or not all(method in _METHODS for method in wanted):
+                raise AppError(f"{decorator}: methods={wanted!r} are not some of {', '.join(_METHODS)}")
+            if type(public) is not bool:
+                raise AppError(f"{decorator}: public={public!r} is neither True nor False")
+            for header in named:
+                if not isinstance(header, str) or not _HEADER.fullmatch(header.lower()):
+                    raise AppError(f"{decorator}: {header!r} is not the name of a header")
+                if header.lower() in _SECRET_HEADERS:
+                    raise AppError(
+                        f"{decorator}: the header '{header}' is not handed on: what it holds would be stored"
+                    )
+            for other in self.triggers.values():
+                if isinstance(other, HttpTrigger) and other.path == path and set(other.methods) & set(wanted):
+                    raise AppError(f"{decorator}: '{other.name}' answers there already")
+            trigger = HttpTrigger(
+                *described, path=path, methods=wanted, public=public, headers=[name.lower() for name in named]
+            )
+            trigger.kind = f"$http.{self.name}.{trigger.name}"
+            self._add(trigger)
+            return function
+
+        return register
+
     def manifest(self) -> dict[str, Any]:
         """What the app says about itself, as plain values."""
         return {
@@ -153,20 +295,28 @@ class App:
         self.triggers[trigger.name] = trigger
 
     def __getattr__(self, name: str) -> Any:
-        close = get_close_matches(name, ("on", "route"), n=1, cutoff=0.5)
-        hint = f"did you mean '@app.{close[0]}'?" if close else "there are @app.on and @app.route"
+        close = get_close_matches(name, ("on", "route", "schedule", "http"), n=1, cutoff=0.5)
+        hint = f"did you mean '@app.{close[0]}'?" if close else "there are @app.on, .route, .schedule and .http"
         raise AttributeError(f"an app has no trigger '{name}'; {hint}")
 
 
 def _described(
-    function: Callable[..., Any], trigger: str, kind: str, where: str, start: str, retries: int, on_error: str
+    function: Callable[..., Any],
+    trigger: str,
+    kind: str,
+    where: str,
+    start: str,
+    retries: int,
+    on_error: str,
+    *,
+    timed: bool = False,
 ) -> tuple[Callable[..., Any], str, str, str, str, int, str, bool]:
-    decorator = f"@app.{trigger}({kind!r})"
+    decorator = f"@app.{trigger}" if timed else f"@app.{trigger}({kind!r})"
     code = getattr(function, "__code__", None)
     if code is None:
         raise AppError(f"{decorator} stands before something that is not a function")
     name = function.__name__
-    if not isinstance(kind, str) or not _NAME.fullmatch(kind):
+    if not timed and (not isinstance(kind, str) or not _NAME.fullmatch(kind)):
         raise AppError(f"{decorator}: a kind is 1 to 64 letters, digits, '_', '.' or '-'")
     if not _NAME.fullmatch(name):
         raise AppError(

@@ -72,7 +72,7 @@ def _only_app(modules: list[ModuleType], entry: str) -> App:
     [(app, _)] = found.values()
     if not app.triggers:
         raise LoadError(
-            entry, 0, f"the app '{app.name}' has no functions; put @app.on(...) or @app.route(...) before one"
+            entry, 0, f"the app '{app.name}' has no functions; put @app.on(...), or another trigger, before one"
         )
     return app
 

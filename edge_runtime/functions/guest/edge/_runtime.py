@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from edge._app import OnTrigger, RouteTrigger
+from edge._app import HttpTrigger, OnTrigger, RouteTrigger
 from edge._context import Context, OutputLimit
 from edge._event import Event
 from edge._http import Unanswered
 from edge._load import MAX_DETAIL, Loaded, frames, message
 from edge._plain import dumps
+from edge._reply import described
 from edge._state import Stored
 from edge._terms import Given, Terms
 
@@ -55,12 +56,13 @@ def run(loaded: Loaded, function: str, event: Event, terms: Terms, given: Given)
 
 
 def _call(trigger: OnTrigger, event: Event, ctx: Context) -> str:
-    """What a route returned, as JSON; what another function returns is nobody's to use."""
+    """What a route or an endpoint returned, as JSON; what another function returns is nobody's to use."""
     value = trigger.function(event, ctx) if trigger.wants_context else trigger.function(event)
-    if value is None or not isinstance(trigger, RouteTrigger):
+    answers = isinstance(trigger, HttpTrigger)
+    if not answers and (value is None or not isinstance(trigger, RouteTrigger)):
         return "null"
     try:
-        returned = dumps(value)
+        returned = described(value) if answers else dumps(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"'{trigger.name}' returned something that cannot be sent: {error}") from None
     ctx._take(len(returned), "returned value")
