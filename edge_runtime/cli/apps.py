@@ -45,12 +45,12 @@ def apps(context: typer.Context, config_path: ConfigPath = CONFIG, as_json: AsJs
         print_json(rows)
         return
     now = SystemClock().now()
-    shown_rows = table("app", "version", "live since", "instances", "calls", "stopped", "triggers")
+    shown_rows = table("app", "version", "live since", "activity", "triggers")
     shown_rows.columns[1].no_wrap = True  # it may be wanted for a rollback
     for row in rows:
         triggers = "\n".join(map(described, row.triggers))
-        figures = (str(row.instances), str(row.stats.calls), _stops(row.stats.stops))
-        shown_rows.add_row(row.app, row.version, ago(row.deployed, now), *figures, triggers)
+        activity = [count(row.instances, "instance"), count(row.stats.calls, "call"), *_stops(row.stats.stops)]
+        shown_rows.add_row(row.app, row.version, ago(row.deployed, now), "\n".join(activity), triggers)
     out.print(shown_rows if rows else "No apps yet. Deploy one with: edge deploy FILE")
     for row in rows:
         if row.health != "ok":
@@ -76,9 +76,8 @@ def _since(moment: int | None, now: int) -> str:
     return "-" if moment is None else f"{ago(moment, now)} ago"
 
 
-def _stops(stops: Stops) -> str:
-    counts = {"errors": stops.error, "time-outs": stops.timeout}
-    return ", ".join(f"{number} {what}" for what, number in counts.items() if number) or "-"
+def _stops(stops: Stops) -> list[str]:
+    return [count(number, what) for what, number in (("error", stops.error), ("time-out", stops.timeout)) if number]
 
 
 def decisions(
