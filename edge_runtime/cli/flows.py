@@ -206,6 +206,9 @@ def _say_rewound(found: Rewound, as_json: bool) -> None:
 
 def say_replayed(found: Replayed) -> None:
     """What a dry run has found."""
+    if not (found.events or found.missing):
+        out.print(f"[bold]{found.flow}[/]: no event that it wants is kept from that time.", soft_wrap=True)
+        return
     failed = f", {found.failed} failed" if found.failed else ""
     out.print(
         f"[bold]{found.flow}[/] on records {found.first} to {found.last}: {count(found.events, 'event')}{failed}.\n"
