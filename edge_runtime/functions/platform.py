@@ -229,7 +229,14 @@ class FunctionPlatform:
             )
         except LoadFailed as failure:
             raise _explained(failure, content) from None
-        return manifest if loaded is None else _manifest(loaded, content.entry)
+        if loaded is not None and _manifest(loaded, content.entry) != manifest:
+            # What was checked and approved is what it said then; one that says something else now is another app.
+            await self._running.unload((app, version))
+            raise DeployError(
+                f"{content.entry}: the app '{app}' describes itself otherwise than when it was deployed",
+                hint="Its name, functions and grants must be the same each time it is loaded: deploy it again.",
+            )
+        return manifest
 
     async def stored(self, app: str) -> list[StoredVersion]:
         """The versions of an app that are kept, the newest first."""

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.clock import ManualClock
 from edge_runtime.errors import DeployError
+from edge_runtime.flows.flow import Failed, Turn
+from edge_runtime.flows.function import FunctionFlow
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.sandbox.spawn import python
+from edge_runtime.manifest import OnEvent
 
 from .conftest import app, deploy, event, failed, ok
 
@@ -66,6 +70,17 @@ def f(event, ctx):
     assert platform.stats().restarts == 0
 
 
+async def test_escape_by_asking_for_more_once_it_was_approved(platform: FunctionPlatform) -> None:
+    """What is approved is what an app says when it is checked: one that says another thing later does not run."""
+    files = {
+        "greenhouse.py": b"import secrets\nfrom edge import App\n"
+        b"app = App('greenhouse', grants=[f'secret:s{secrets.randbits(60)}'])\n"
+        b"@app.on('climate')\ndef f(event): pass\n"
+    }
+    with pytest.raises(DeployError, match="describes itself otherwise than when it was deployed"):
+        await deploy(platform, files)
+
+
 async def test_escape_through_the_host_interface_reaches_only_its_own_outcome(platform: FunctionPlatform) -> None:
     """A function can find the host's `done`. What it says there is checked like everything that comes out."""
     body = """
@@ -84,11 +99,17 @@ def large(event): host.done("x" * 10_000_000)
 """
     ref = await deploy(platform, app(body))
     said = {}
-    for name in ("granted", "nonsense", "more", "large"):
+    for name in ("nonsense", "more", "large"):
         outcomes = await platform.invoke(ref(name), [event(seq=1), event(seq=2)])
         assert len(outcomes) == 2
         said[name] = outcomes[0]
-    assert "not granted" in failed(said["granted"]).detail
+    granted, trigger = ref("granted"), OnEvent("granted", "climate")
+    flow = FunctionFlow(
+        granted.app, granted.version, trigger, matches=lambda data: True, invoker=platform, clock=ManualClock()
+    )
+    [result] = (await flow.take([event()], Turn(0))).results
+    assert isinstance(result, Failed)
+    assert "a command to 'b2' was not granted" in result.letter.detail
     assert failed(said["nonsense"]).reason == "output"
     assert ok(said["more"]).effects == []
     assert failed(said["large"]).reason == "output"
