@@ -1,53 +1,68 @@
-"""`edge device add|rotate|list`."""
+"""`edge device add|show|list|rotate|block|unblock|remove|tag|command|import|export`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, out, print_json, table
+from devices.exchange import DeviceLine
+from devices.orders import UNDER_WAY, Order
+from edge_runtime.cli import device_keys
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, escaped, out, print_json, table
 from edge_runtime.clock import SystemClock
-from edge_runtime.errors import NotFound, nearest
+from edge_runtime.errors import EdgeError, NotFound, nearest
 from edge_runtime.planes.client import Client, connect
+from edge_runtime.planes.inventory import DeviceDetail, Ordering
 from edge_runtime.planes.messages import DeviceKey
+from edge_runtime.planes.moments import shown
+
+Device = Annotated[str, typer.Argument(help="A registered device.")]
+MAX_IMPORT = 48 << 20
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    group = typer.Typer(help="Register devices and see them.", no_args_is_help=True)
-    group.command()(add)
-    group.command()(rotate)
+    group = typer.Typer(help="Register devices, see them, command them.", no_args_is_help=True)
+    for verb in (add, show, rotate, block, unblock, remove, tag, command):
+        group.command()(verb)
     group.command("list")(list_)
+    group.command("import")(import_)
+    group.command()(export)
+    device_keys.register(group)
     app.add_typer(group, name="device")
 
 
 def add(
     device: Annotated[str, typer.Argument(help="The new device's id: letters, digits, '_', '.' and '-'.")],
+    profile: Annotated[str, typer.Option(help="The contract it speaks: device or iotcore.")] = "device",
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="A tag; repeatable.")] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="No token: it gets a key of another type.")] = False,
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Register a device and show its key, this once."""
     with connect(config_path) as client:
-        key = client.add_device(device)
+        key = client.add_device(device, profile=profile, tags=_tags(tags or []), token=not no_token)
     if as_json:
         print_json(key)
+    elif no_token:
+        out.print(f"Device [bold]{device}[/] added. Give it a key: edge device key add {device} --public-key FILE")
     else:
-        _show(key, "added")
+        _show_key(key, "added")
 
 
-def rotate(
-    device: Annotated[str, typer.Argument(help="A registered device.")],
-    config_path: ConfigPath = CONFIG,
-    as_json: AsJson = False,
-) -> None:
+def rotate(device: Device, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
     """Give a device a new key; the old one is void at once."""
     with connect(config_path) as client:
         key = client.rotate_key(device)
     if as_json:
         print_json(key)
     else:
-        _show(key, "has a new key")
+        _show_key(key, "has a new key")
 
 
 def check_device(client: Client, device: str) -> None:
@@ -58,23 +73,202 @@ def check_device(client: Client, device: str) -> None:
             raise NotFound(f"there is no device '{device}'", hint=nearest(device, known))
 
 
-def _show(key: DeviceKey, what: str) -> None:
+def _show_key(key: DeviceKey, what: str) -> None:
     out.print(f"Device [bold]{key.device}[/] {what}. Its key, shown only now:")
     out.out(key.key)
     err.print("Put it into the board's /edge.json, beside the gateway's host and port.")
 
 
-def list_(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
-    """Show the registered devices."""
+def show(device: Device, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Show one device: its keys, tags and last commands."""
     with connect(config_path) as client:
-        rows = client.devices()
+        found = client.device(device)
+    _answer(found, as_json)
+
+
+def block(device: Device, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Refuse a device, and end its connection, until it is unblocked."""
+    with connect(config_path) as client:
+        found = client.block_device(device, True)
+    _answer(found, as_json, f"{device} is blocked.")
+
+
+def unblock(device: Device, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Let a blocked device in again, with the keys it had."""
+    with connect(config_path) as client:
+        found = client.block_device(device, False)
+    _answer(found, as_json, f"{device} is let in again.")
+
+
+def remove(
+    device: Device,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a device and its keys; what it has sent stays in the journal."""
+    with connect(config_path) as client:
+        client.device(device)
+        if not yes and not typer.confirm(f"Forget {device} and its keys?"):
+            raise typer.Exit(1)
+        rows = client.remove_device(device)
+    if as_json:
+        print_json(rows)
+    else:
+        out.print(f"{escaped(device)} is forgotten.")
+
+
+def tag(
+    device: Device,
+    tags: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="NAME= removes one.")],
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Set tags of a device, by which it can be found."""
+    with connect(config_path) as client:
+        found = client.tag_device(device, _tags(tags))
+    _answer(found, as_json, f"{device}: {_tags_text(found.tags) or 'no tags'}")
+
+
+def list_(
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Only those with it; repeatable.")
+    ] = None,
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Show the registered devices."""
+    wanted = _tags(tags or [])
+    with connect(config_path) as client:
+        everything = client.devices()
+    rows = [row for row in everything if wanted.items() <= row.tags.items()]
     if as_json:
         print_json(rows)
         return
     now = SystemClock().now()
-    shown_rows = table("device", "connected", "last heard", "registered", "")
+    columns = table("device", "connected", "last heard", "registered", "tags", "")
     for row in rows:
         connected = "[green]yes[/]" if row.connected else "no"
         blocked = "[red]blocked[/]" if row.blocked else ""
-        shown_rows.add_row(row.device, connected, ago(row.last_seen, now), ago(row.created, now), blocked)
-    out.print(shown_rows if rows else "No devices yet. Add one with: edge device add NAME")
+        heard, registered = ago(row.last_seen, now), ago(row.created, now)
+        columns.add_row(row.device, connected, heard, registered, escaped(_tags_text(row.tags)), blocked)
+    nothing = "No device has these tags." if everything else "No devices yet. Add one with: edge device add NAME"
+    out.print(columns if rows else nothing)
+
+
+def command(
+    device: Device,
+    name: Annotated[str, typer.Argument(help="The command; without it, the last ones are shown.")] = "",
+    args: Annotated[str, typer.Argument(help="Its arguments as JSON.")] = "null",
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the reply; 0 not to.")] = 10,
+    expires: Annotated[float, typer.Option(help="Seconds after which it is not wanted any more.")] = 60,
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Give a device a command and show its reply; without one, what became of the last ones."""
+    with connect(config_path) as client:
+        if not name:
+            given = client.orders(device)
+            if as_json:
+                print_json(given)
+            else:
+                _show_orders(given)
+            return
+        try:
+            decoded: Any = msgspec.json.decode(args)
+        except msgspec.DecodeError as error:
+            raise EdgeError(f"the arguments are not JSON: {error}", hint="""Such as '{"on": true}'.""") from None
+        order = client.order(device, Ordering(name, decoded, round(expires * 1e6), wait))
+    if as_json:
+        print_json(order)
+    else:
+        result = "" if order.result is None else f": {msgspec.json.encode(order.result).decode()}"
+        colour = {"done": "green", UNDER_WAY: "yellow"}.get(order.state, "bold red")
+        out.print(f"{escaped(order.name)}: [{colour}]{order.state}[/]{escaped(result)}", soft_wrap=True)
+        if order.state == UNDER_WAY:
+            err.print(f"See what becomes of it with: edge device command {device}")
+    if wait and order.state != "done":
+        raise typer.Exit(1)
+
+
+def export(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
+    """Write all devices to standard output, a line of JSON for each: digests and public keys, no secrets."""
+    with connect(config_path) as client:
+        for line in client.export_devices():
+            sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `edge device export` has written; - for standard input.")],
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Have devices be as an export says: all of them, or none. Doing it again changes nothing."""
+    try:
+        raw = sys.stdin.buffer.read(MAX_IMPORT + 1) if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise EdgeError(f"{file} cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_IMPORT:
+        raise EdgeError(f"{file} is larger than {MAX_IMPORT >> 20} MiB", hint="Import it in several parts.")
+    lines = []
+    for number, text in enumerate(raw.splitlines(), 1):
+        if text.strip():
+            try:
+                lines.append(msgspec.json.decode(text, type=DeviceLine))
+            except msgspec.MsgspecError as error:
+                raise EdgeError(f"{file}, line {number}: {error}", hint="Nothing was imported.") from None
+    with connect(config_path) as client:
+        done = client.import_devices(lines)
+    if as_json:
+        print_json(done)
+    else:
+        out.print(f"{done.added} added, {done.changed} changed, {done.unchanged} as they were.")
+
+
+def _tags(texts: list[str]) -> dict[str, str]:
+    tags = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise EdgeError(f"'{text}' is not a tag", hint="Tags look like site=north.")
+        tags[name] = value
+    return tags
+
+
+def _tags_text(tags: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(tags.items()))
+
+
+def _answer(found: DeviceDetail, as_json: bool, words: str = "") -> None:
+    if as_json:
+        print_json(found)
+        return
+    if words:
+        out.print(escaped(words))
+        return
+    now = SystemClock().now()
+    state = "[red]blocked[/]" if found.blocked else "[green]connected[/]" if found.connected else "not connected"
+    out.print(
+        f"[bold]{found.device}[/]: {state}, last heard {ago(found.last_seen, now)} ago, registered"
+        f" {ago(found.created, now)} ago, profile {found.profile}"
+    )
+    if found.tags:
+        out.print(f"Tags: {escaped(_tags_text(found.tags))}")
+    rows = table("key", "type", "made", "expires", "")
+    for key in found.keys:
+        expires = shown(key.expires) if key.expires else "never"
+        text = key.shown if len(key.shown) <= 30 else f"{key.shown[:27]}..."
+        rows.add_row(key.id, key.type, f"{ago(key.created, now)} ago", expires, text)
+    out.print(rows if found.keys else f"No keys. Give it one: edge device key add {found.device}")
+    if found.orders:
+        _show_orders(found.orders[:5])
+
+
+def _show_orders(orders: list[Order]) -> None:
+    now = SystemClock().now()
+    rows = table("command", "given", "state", "arguments", "reply")
+    for order in orders:
+        result = "" if order.result is None else msgspec.json.encode(order.result).decode()
+        args = msgspec.json.encode(order.args).decode()
+        rows.add_row(order.name, f"{ago(order.created, now)} ago", order.state, escaped(args), escaped(result))
+    out.print(rows if orders else "No commands were given since the gateway started.")

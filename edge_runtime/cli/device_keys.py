@@ -1,0 +1,93 @@
+"""`edge device key add|remove`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, out, print_json
+from edge_runtime.errors import EdgeError
+from edge_runtime.planes.client import connect
+from edge_runtime.planes.inventory import NewKey
+
+MAX_PEM = 16 << 10
+_UNITS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def register(group: typer.Typer) -> None:
+    """Add the verbs to `edge device`."""
+    keys = typer.Typer(help="Keys of a device: up to three, so that one can take over from another.")
+    keys.command()(add)
+    keys.command()(remove)
+    group.add_typer(keys, name="key", no_args_is_help=True)
+
+
+def add(
+    device: Annotated[str, typer.Argument(help="A registered device.")],
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A public key (PEM): the device signs JWTs, ES256 or RS256.")
+    ] = None,
+    oscore: Annotated[bool, typer.Option("--oscore", help="An OSCORE context, for CoAP.")] = False,
+    expires: Annotated[str, typer.Option(metavar="90d", help="For how long it is good: 30m, 12h, 90d.")] = "",
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Give a device one more key, by default a token, and show what is secret of it this once."""
+    if public_key is not None and oscore:
+        raise EdgeError("--public-key and --oscore are two keys", hint="Add one after the other.")
+    ttl = _ttl(expires)
+    if public_key is not None:
+        request = NewKey("public", _read(public_key), ttl)
+    else:
+        request = NewKey("oscore" if oscore else "token", ttl=ttl)
+    with connect(config_path) as client:
+        made = client.add_key(device, request)
+    if as_json:
+        print_json(made)
+        return
+    out.print(f"Device [bold]{device}[/] has the new key {made.key.id} ({made.key.type}).")
+    if made.key.type == "oscore":
+        out.print("Its OSCORE context, in hex, of which the secret is shown only now:")
+        out.out(f"master secret {made.secret}\nmaster salt   {made.salt}")
+        out.out(f"sender id     {made.sender_id}\nrecipient id  {made.recipient_id}")
+    elif made.secret:
+        out.print("The token, shown only now:")
+        out.out(made.secret)
+    err.print(f"When the board uses it, remove the old one: edge device key remove {device} KEY")
+
+
+def remove(
+    device: Annotated[str, typer.Argument(help="A registered device.")],
+    key: Annotated[str, typer.Argument(help="The key's id, as `edge device show` has it.")],
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Make one of a device's keys void, and end its connection: it may have used that one."""
+    with connect(config_path) as client:
+        found = client.remove_key(device, key)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(f"Key {key} of {device} is void; {len(found.keys) or 'none'} left.")
+
+
+def _ttl(text: str) -> int:
+    if not text:
+        return 0
+    match = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
+    if match is None:
+        raise EdgeError(f"'{text}' is not a duration", hint="Say 30m, 12h or 90d.")
+    return int(match[1]) * _UNITS[match[2]] * 1_000_000
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_PEM + 1).decode()
+    except OSError as error:
+        raise EdgeError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise EdgeError(f"{file} is not text", hint="Give a public key in PEM form.") from None
