@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from devices.registry import Registry
+from devices.registry import Login, Registry
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError
 from edge_runtime.ingress.admission import Admission
@@ -94,6 +94,8 @@ class MqttFrontDoor:
         self._strangers: dict[Connection, None] = {}
         """Connections that have not shown a key yet, oldest first."""
         self._devices: dict[str, Connection] = {}
+        self._until: dict[Connection, int] = {}
+        """Connections that end by the wall clock, and when: those of JWTs and of keys that expire."""
         self._failures = FailedLogins(clock)
         self._refusing: set[Connection] = set()
         self._output: list[Connection] = []
@@ -153,6 +155,10 @@ class MqttFrontDoor:
         for _ in range(min(ticks, MAX_STEP)):
             for connection in self.wheel.turn():
                 connection.expired()
+        if self._until:
+            now = self.clock.now()
+            for connection in [connection for connection, until in self._until.items() if now >= until]:
+                connection.drop("its key or JWT has expired")
 
     def _on_timer(self) -> None:
         assert self._loop is not None
@@ -162,7 +168,7 @@ class MqttFrontDoor:
     def _device_changed(self, device: str) -> None:
         connection = self._devices.get(device)
         if connection is not None:
-            connection.drop("the device was blocked or given a new key")
+            connection.drop("the device was blocked or removed, or has lost a key")
 
     # What connections tell
 
@@ -189,8 +195,11 @@ class MqttFrontDoor:
         self.counters.turned_away += 1
         self.log(f"a connection from {connection.name} was turned away: {self.limits.max_connections} are open")
 
-    def entered(self, connection: Connection, device: str) -> None:
+    def entered(self, connection: Connection, login: Login) -> None:
         """A device has shown its key; it has one connection, the newest ([MQTT-3.1.4-2])."""
+        device = login.device
+        if login.until:
+            self._until[connection] = login.until
         self.counters.accepted += 1
         self._strangers.pop(connection, None)
         self.registry.last_seen[device] = self.clock.now()
@@ -201,6 +210,7 @@ class MqttFrontDoor:
 
     def closing(self, connection: Connection, device: str) -> None:
         """A connection is being closed: nothing is delivered to it any more."""
+        self._until.pop(connection, None)
         self.held.discard(connection)
         self._refusing.discard(connection)
         if self._devices.get(device) is connection:

@@ -229,8 +229,9 @@ class Connection(asyncio.Protocol):
         if device is None or key is None or not DEVICE.fullmatch(device):
             self._refuse(mqtt.ConnectCode.BAD_CREDENTIALS, device, "no device id and key as user name and password")
             return
-        if not door.registry.verify(device, key):
-            self._refuse(mqtt.ConnectCode.NOT_AUTHORISED, device, "wrong key, unknown device or blocked device")
+        login = door.registry.login(device, key)
+        if login.refused:
+            self._refuse(mqtt.ConnectCode.NOT_AUTHORISED, device, login.refused)
             return
         self._device = device
         self._tree = f"/devices/{device}/"
@@ -240,7 +241,7 @@ class Connection(asyncio.Protocol):
         self._heard = door.wheel.now
         self.deadline = self._heard + self._patience
         door.wheel.put(self)
-        door.entered(self, device)
+        door.entered(self, login)
         if packet.will is not None:
             door.log(f"device {self.name} left a will; wills are not offered here, it is ignored")
         # No session outlives a connection: commands wait in the outbox instead, so none is ever "present".
