@@ -23,6 +23,7 @@ KEPT = 10
 _VERSION = re.compile(r"[0-9a-f]{12}")
 _META = "version.json"
 _FILES = "files"
+_MEND = "Deploy the app again, or go back: edge rollback {}."
 
 
 class AppFiles(msgspec.Struct, frozen=True):
@@ -129,9 +130,9 @@ class Versions:
             # As they were when it was named: a limit that came later stands for its default.
             named_limits = msgspec.json.encode(msgspec.json.decode(meta.limits), order="sorted")
         except (OSError, ValueError, DeployError) as error:
-            raise EdgeError(f"{folder} cannot be read: {error}", hint="Deploy the app again.") from error
+            raise EdgeError(f"{folder} cannot be read: {error}", hint=_MEND.format(app)) from error
         if _named(files, named_limits, meta.guest) != version:
-            raise EdgeError(f"the files in {folder} are not those that were deployed", hint="Deploy the app again.")
+            raise EdgeError(f"the files in {folder} are not those that were deployed", hint=_MEND.format(app))
         return AppFiles(files, limits, meta.guest), meta.manifest
 
     def stored(self, app: str) -> list[StoredVersion]:

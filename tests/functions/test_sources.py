@@ -104,7 +104,7 @@ def _in_no_time(source: Path, says: str) -> None:
     assert time.process_time() - started < 1
 
 
-def test_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+def test_escape_by_a_gigabyte_that_is_not_read(tmp_path: Path) -> None:
     for name in ("main.py", "main.wasm"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(1 << 30)
@@ -113,7 +113,7 @@ def test_a_gigabyte_is_not_read(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-def test_many_files_are_not_all_looked_at(tmp_path: Path) -> None:
+def test_escape_by_many_files_that_are_not_all_looked_at(tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
     for number in range(MAX_FILES + 1):
         (tmp_path / f"many/{number}.py").touch()
@@ -130,7 +130,7 @@ def test_nor_many_hidden_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     _in_no_time(tmp_path, "more than 20 files")
 
 
-def test_what_is_not_a_plain_file_is_not_read(tmp_path: Path) -> None:
+def test_escape_by_what_is_not_a_plain_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "main.py")
     _in_no_time(tmp_path / "main.py", "main.py is not a plain file")
     _in_no_time(tmp_path, "main.py is not a plain file")
@@ -149,7 +149,7 @@ def test_what_is_not_a_plain_file_is_not_read(tmp_path: Path) -> None:
         (".", "to a folder"),
     ],
 )
-def test_links_that_leave_the_folder_are_refused(tmp_path: Path, target: str, says: str) -> None:
+def test_escape_by_links_that_leave_the_folder(tmp_path: Path, target: str, says: str) -> None:
     app = tmp_path / "app"
     (app / "data").mkdir(parents=True)
     (tmp_path / "outside.json").touch()

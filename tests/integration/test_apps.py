@@ -214,7 +214,7 @@ async def test_the_newest_versions_are_kept_and_the_live_one_is(site: Site) -> N
     assert [row.version for row in await site.gateway.deployments.versions("folder")] == new[:0:-1]
 
 
-async def test_a_request_with_a_path_that_leaves_the_app_writes_nothing(site: Site) -> None:
+async def test_escape_by_a_path_in_a_request_writes_nothing(site: Site) -> None:
     transport = httpx.ASGITransport(application(site.gateway))
     before = sorted(path for path in site.folder.rglob("*") if "journal" not in path.name)
     async with httpx.AsyncClient(transport=transport, base_url="http://edge") as api:
@@ -222,13 +222,16 @@ async def test_a_request_with_a_path_that_leaves_the_app_writes_nothing(site: Si
             answer = await api.post("/apps", json={"files": {"main.py": "", path: "eA=="}})
             assert answer.status_code == 400
             assert "the app's file" in answer.json()["error"]
+        answer = await api.post("/apps", json={"files": {"machine.cwasm": "f0VMRg=="}})
+        assert answer.status_code == 400
+        assert "'machine.cwasm' is not the name of an app's file" in answer.json()["error"]
         answer = await api.post("/apps", json={"files": {"main.py": "no base64!"}})
         assert answer.status_code == 400
         assert "Invalid base64" in answer.json()["error"]
     assert sorted(path for path in site.folder.rglob("*") if "journal" not in path.name) == before
 
 
-async def test_a_request_of_a_gigabyte_is_refused_before_it_is_read(site: Site) -> None:
+async def test_escape_by_a_request_of_a_gigabyte_is_refused_before_it_is_read(site: Site) -> None:
     read = 0
 
     async def body() -> AsyncIterator[bytes]:
