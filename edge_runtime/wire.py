@@ -129,7 +129,8 @@ def decode(payload: bytes) -> Any:
 _SCALARS = frozenset((float, str, bool, bytes, type(None)))
 
 
-def _check_plain(value: Any, depth: int = 0) -> None:
+def check_plain(value: Any, depth: int = 0) -> None:
+    """Raise WireError unless `value` is made of maps, arrays, text, bytes, 64-bit integers, floats, booleans, null."""
     kind = type(value)
     if kind in _SCALARS:
         return
@@ -147,11 +148,11 @@ def _check_plain(value: Any, depth: int = 0) -> None:
             elif type(key) is not str:
                 raise WireError("a map key is neither text nor an integer")
             if type(item) not in _SCALARS:
-                _check_plain(item, depth + 1)
+                check_plain(item, depth + 1)
     elif kind is list:
         for item in value:
             if type(item) not in _SCALARS:
-                _check_plain(item, depth + 1)
+                check_plain(item, depth + 1)
     else:
         raise WireError(f"a value of type {kind.__name__} is not a plain value")
 
@@ -189,7 +190,7 @@ def decode_events(payload: bytes, kind: str | None) -> Envelope:
     if 4 in form:
         if kind is None:
             raise WireError("a single event belongs on a topic that ends with its kind")
-        _check_plain(form[4])
+        check_plain(form[4])
         return Envelope(boot, [Reading(seq, kind, time, age, form[4])])
     if kind is not None:
         raise WireError("a batch belongs on the topic without a kind")
@@ -208,7 +209,7 @@ def _batch(items: Any, seq: int, time: int | None, age: int) -> list[Reading]:
             raise WireError(f"the offset of event {index} of the batch is not an unsigned integer of milliseconds")
         if type(kind) is not str or not NAME.fullmatch(kind):
             raise WireError(f"the kind of event {index} of the batch is not a valid name")
-        _check_plain(data)
+        check_plain(data)
         micros = offset * 1000
         readings.append(
             Reading(seq + index, kind, None, max(0, age - micros), data)
@@ -237,5 +238,5 @@ def decode_reply(payload: bytes) -> ReplyMessage:
     status = _natural(form, 1, "status")
     if status > EXPIRED:
         raise WireError("'status' (key 1) is not one of 0 to 3")
-    _check_plain(form.get(2))
+    check_plain(form.get(2))
     return ReplyMessage(command, status, form.get(2))

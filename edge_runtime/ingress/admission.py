@@ -105,6 +105,12 @@ class Admission:
             return
         self._append(events, settle)
 
+    def submit_decoded(self, device: str, envelope: wire.Envelope, settle: Settle) -> None:
+        """Date and append events that came in another form and were made into our envelope."""
+        now = self._clock.now()
+        self._last_seen[device] = now
+        self._append(envelope.events(device, now), settle)
+
     def submit_reply(self, device: str, payload: bytes, topic: str, settle: Settle) -> None:
         """Decode a command reply and append the command's end, if the command is this device's and has none yet."""
         now = self._clock.now()

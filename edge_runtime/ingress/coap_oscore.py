@@ -1,0 +1,87 @@
+"""OSCORE (RFC 8613): which security context a protected request belongs to, and how far its numbers have come.
+
+The secrets are the registry's. What has to outlive a restart, the sender sequence number, lies in a folder for each
+context; the replay window is not written for each request: after an unclean end the peer shows that it is fresh (Echo,
+appendix B.1.2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from aiocoap import oscore
+from aiocoap.credentials import CredentialsMap
+
+from devices.keys import OscoreContext
+
+MAX_OPEN = 1024
+"""Contexts held ready; beyond them the one not used for longest is put away, which costs it a write."""
+
+Find = Callable[[bytes, bytes | None], tuple[str, OscoreContext] | None]
+"""The device and context for a `kid` and `kid context`; None where there is none that may be used now."""
+
+
+class Contexts(CredentialsMap):  # type: ignore[misc]  # aiocoap has no types
+    """The security contexts, as aiocoap's `OscoreSiteWrapper` asks for them."""
+
+    def __init__(self, folder: Path, find: Find) -> None:
+        super().__init__()
+        self._folder = folder
+        self._find = find
+        self._open: OrderedDict[str, Any] = OrderedDict()
+        if folder.is_dir():
+            for left in folder.glob("*.new"):
+                shutil.rmtree(left)
+
+    def find_oscore(self, unprotected: dict[Any, Any]) -> Any:
+        """The context for a request's header. Raises KeyError."""
+        kid = unprotected.get(oscore.COSE_KID)
+        found = self._find(kid, unprotected.get(oscore.COSE_KID_CONTEXT)) if isinstance(kid, bytes) else None
+        if found is None:
+            raise KeyError
+        device, secrets = found
+        name = sha256(secrets.encode()).hexdigest()[:32]
+        context = self._open.get(name)
+        if context is None:
+            context = self._open[name] = _context(self._folder / name, secrets)
+            if len(self._open) > MAX_OPEN:
+                _put_away(self._open.popitem(last=False)[1])
+        self._open.move_to_end(name)
+        context.authenticated_claims = [device]
+        return context
+
+    def close(self) -> None:
+        """Write down how far all have come."""
+        while self._open:
+            _put_away(self._open.popitem()[1])
+
+
+def _put_away(context: Any) -> None:
+    context._destroy()  # aiocoap names no other way to write the replay window and free the lock
+
+
+def _context(folder: Path, secrets: OscoreContext) -> Any:
+    if not folder.is_dir():
+        new = folder.with_name(folder.name + ".new")
+        new.mkdir(mode=0o700, parents=True)
+        settings = {
+            "secret_hex": secrets.master_secret.hex(),
+            "salt_hex": secrets.master_salt.hex(),
+            "sender-id_hex": secrets.sender_id.hex(),
+            "recipient-id_hex": secrets.recipient_id.hex(),
+        }
+        if secrets.id_context is not None:
+            settings["id-context_hex"] = secrets.id_context.hex()
+        with open(os.open(new / "secret.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(settings, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(folder)
+    return oscore.FilesystemSecurityContext(str(folder))

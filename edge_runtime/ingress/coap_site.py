@@ -1,0 +1,485 @@
+"""What of CoAP the hot path does not do, done by aiocoap: OSCORE, observe (RFC 7641), blockwise (RFC 7959), discovery.
+
+aiocoap gets no socket of its own. The door hands it datagrams that have passed its checks, and sends what it answers;
+so both speak from one port. What posts mean is decided by the door's own functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiocoap
+from aiocoap import error, interfaces, resource
+from aiocoap.blockwise import ContinueException, IncompleteException
+from aiocoap.messagemanager import MessageManager
+from aiocoap.numbers.constants import Reliable
+from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
+from aiocoap.tokenmanager import TokenManager
+from aiocoap.transports.oscore import OSCOREAddress
+from aiocoap.util.linkformat import Link, LinkFormat
+
+from edge_runtime.clock import Clock
+from edge_runtime.ingress import coap_request
+from edge_runtime.ingress.admission import Verdict
+from edge_runtime.ingress.coap import Address, CoapFrontDoor, code_of_dead, from_here
+from edge_runtime.ingress.coap_oscore import Contexts, Find
+from edge_runtime.ingress.coap_request import Refusal, Target
+from edge_runtime.journal.records import Command
+from edge_runtime.proto.coap import Message, Transmission
+from edge_runtime.throttle import Throttle
+from edge_runtime.wire import CommandMessage, encode_command
+
+CBOR = 60
+MAX_NOTIFICATION = 1024
+"""Bytes of commands in one answer: one datagram. A single command may be larger if it fits a datagram."""
+MAX_COMMANDS = 23
+"""In one answer: an array's head is one byte."""
+MAX_ASSEMBLIES = 64
+"""Bodies in blocks that are being put together."""
+MAX_PROVEN = 4096
+SMALLEST_BLOCK, LARGEST_BLOCK = 0, 6
+"""Exponents of block sizes: 16 and 1,024 bytes (RFC 7959 section 2.2)."""
+_LIFETIME = Transmission().EXCHANGE_LIFETIME
+
+Config = Callable[[str], bytes | None]
+"""A device's current configuration, as CBOR; None where it has none."""
+
+
+class Peer(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap has no types
+    """Where a message came from, and for whom it may speak."""
+
+    scheme = "coap"
+    maximum_block_size_exp = LARGEST_BLOCK
+    maximum_payload_size = 1024
+    is_multicast = False
+    is_multicast_locally = False
+
+    def __init__(self, address: Address, device: str) -> None:
+        self.address = address
+        self.device = device
+        # A stranger gets the smallest blocks: hardly more than it sends (RFC 7252 section 11.3).
+        if not device and not from_here(address):
+            self.maximum_block_size_exp = SMALLEST_BLOCK
+            self.maximum_payload_size = 16
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Peer) and self.address == other.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    @property
+    def hostinfo(self) -> str:
+        """As aiocoap wants it."""
+        host, port = self.address[0], self.address[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    hostinfo_local = "gateway"
+    uri_base_local = "coap://gateway"
+
+    @property
+    def uri_base(self) -> str:
+        """As aiocoap wants it."""
+        return f"coap://{self.hostinfo}"
+
+    @property
+    def blockwise_key(self) -> tuple[Address, str]:
+        """Only blocks of one peer that shows the same key belong together."""
+        return self.address, self.device
+
+    @property
+    def authenticated_claims(self) -> list[str]:
+        """The device that it may speak for."""
+        return [self.device] if self.device else []
+
+
+class _Wire(interfaces.MessageInterface):  # type: ignore[misc]
+    """aiocoap's lower end: the door's socket."""
+
+    def __init__(self, door: CoapFrontDoor) -> None:
+        self._door = door
+
+    def send(self, message: Any) -> None:
+        self._door.send(message.encode(), message.remote.address)
+
+    async def recognize_remote(self, remote: Any) -> bool:
+        return isinstance(remote, Peer)
+
+    async def determine_remote(self, message: Any) -> None:
+        return None  # the gateway begins no conversation
+
+    async def shutdown(self) -> None:
+        pass
+
+
+class _Share:
+    """How much aiocoap has to remember: what it was given within one lifetime, of all and of each peer."""
+
+    def __init__(self, clock: Clock, most: int) -> None:
+        self._clock = clock
+        self._most = most
+        self._given: deque[tuple[int, Address]] = deque()
+        self._of: dict[Address, int] = {}
+
+    def take(self, address: Address) -> bool:
+        now = self._clock.monotonic()
+        while self._given and self._given[0][0] <= now - _LIFETIME:
+            _, old = self._given.popleft()
+            self._of[old] -= 1
+            if not self._of[old]:
+                del self._of[old]
+        if len(self._given) >= self._most or self._of.get(address, 0) >= max(self._most // 4, 1):
+            return False
+        self._given.append((now, address))
+        self._of[address] = self._of.get(address, 0) + 1
+        return True
+
+
+class CoapSite:
+    """Implements `coap.Elsewhere`."""
+
+    def __init__(
+        self, door: CoapFrontDoor, clock: Clock, *, oscore: Path, find: Find, config: Config | None = None
+    ) -> None:
+        """`oscore`: the folder where security contexts keep their numbers; `find`: whose they are."""
+        self.door = door
+        self._known = _Share(clock, door.limits.max_exchanges_elsewhere)
+        self._strangers = _Share(clock, door.limits.max_strangers)
+        self._contexts = Contexts(oscore, find)
+        self._proven: OrderedDict[Address, None] = OrderedDict()
+        """Where a request came from that OSCORE has shown to be a device's, of late."""
+        self.commands = Commands(self)
+        self.config = Configs(self, config or _none)
+        self._posts = Posts(self)
+        root = OscoreSiteWrapper(_Root(self), self._contexts)
+        logger = logging.getLogger("edge.coap")
+        logger.setLevel(logging.WARNING)
+        for each in (logger, logging.getLogger("coap-server.oscore-site")):
+            each.addFilter(_Quiet(clock))
+        self._context = aiocoap.Context(serversite=root, loggername="edge.coap")
+        tokens = TokenManager(self._context)
+        self._messages = MessageManager(tokens)
+        self._messages.message_interface = _Wire(door)
+        tokens.token_interface = self._messages
+        self._context.request_interfaces.append(tokens)
+
+    def receive(self, data: bytes, address: Address, device: str, known: bool) -> bool:
+        """As `Elsewhere.receive`."""
+        try:
+            message = aiocoap.Message.decode(data, remote=Peer(address, device))
+        except error.UnparsableMessage:
+            return True  # of an option's value; the door has checked the rest
+        share = self._known if known or address in self._proven else self._strangers
+        if message.code.is_request() and not share.take(address):
+            return False
+        self._messages.dispatch_message(message)
+        return True
+
+    def connected(self) -> frozenset[str]:
+        """As `Elsewhere.connected`."""
+        return self.commands.connected()
+
+    def deliver(self, command: Command) -> bool:
+        """As `Elsewhere.deliver`."""
+        return self.commands.deliver(command)
+
+    async def stop(self) -> None:
+        """As `Elsewhere.stop`."""
+        await self._context.shutdown()
+        self._contexts.close()
+
+    def resource(self, request: Any) -> Any:
+        """What a request is about. Raises aiocoap's errors."""
+        try:
+            device, verb, _ = coap_request.place(request.opt.uri_path)
+        except Refusal:
+            raise error.NotFound from None
+        claims = request.remote.authenticated_claims
+        if not claims:
+            raise error.Unauthorized
+        if isinstance(request.remote, OSCOREAddress):
+            self._proven[request.remote.underlying_address.address] = None
+            if len(self._proven) > MAX_PROVEN:
+                self._proven.popitem(last=False)
+        if device not in claims:
+            self.door.counters.trespasses += 1
+            self.door.security(f"device {claims[0]!r} asked over CoAP for what is below /devices/{device}; refused")
+            raise error.Forbidden
+        return {"commands": self.commands, "config": self.config}.get(verb, self._posts)
+
+
+class _Quiet(logging.Filter):
+    """What strangers make a library say is bounded like our own lines."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._throttle = Throttle(clock, 20, 1_000_000)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._throttle.admit() is not None
+
+
+class _Root(resource.Resource):  # type: ignore[misc]
+    """Every path there is."""
+
+    def __init__(self, site: CoapSite) -> None:
+        super().__init__()
+        self._site = site
+        self._discovery = resource.WKCResource(_links, impl_info=None)
+
+    async def render_to_pipe(self, pipe: Any) -> None:
+        if pipe.request.opt.uri_path == (".well-known", "core"):
+            await self._discovery.render_to_pipe(pipe)
+            return
+        await self._site.resource(pipe.request).render_to_pipe(pipe)
+
+
+def _links() -> LinkFormat:
+    """What `.well-known/core` says (RFC 6690): the paths with a placeholder for the device."""
+    forms = "0 42 50 60 110 112 65000"
+    return LinkFormat(
+        [
+            Link("/devices/DEVICE/events", rt="edge.events", ct="50 60 110 112 65000"),
+            Link("/devices/DEVICE/events/KIND", rt="edge.event", ct=forms),
+            Link("/devices/DEVICE/replies", rt="edge.replies", ct="60"),
+            Link("/devices/DEVICE/commands", rt="edge.commands", ct="60", obs=None),
+            Link("/devices/DEVICE/config", rt="edge.config", ct="60", obs=None),
+        ]
+    )
+
+
+class _Bodies:
+    """Puts bodies together that come in blocks (RFC 7959 section 2.5), within bounds; stands in for aiocoap's spool."""
+
+    def __init__(self, max_body: int) -> None:
+        self._max_body = max_body
+        self._bodies: OrderedDict[Any, bytearray] = OrderedDict()
+
+    def feed_and_take(self, req: Any) -> Any:
+        """The request with its whole body; raises what answers a block that is not the last."""
+        block = req.opt.block1
+        if block is None:
+            return req
+        opt = req.opt
+        key = (req.remote.blockwise_key, req.code, opt.uri_path, opt.uri_query, opt.content_format)
+        if block.block_number == 0:
+            self._bodies[key] = bytearray()
+            if len(self._bodies) > MAX_ASSEMBLIES:
+                self._bodies.popitem(last=False)
+        body = self._bodies.get(key)
+        if body is None or block.start != len(body):
+            raise IncompleteException
+        if len(body) + len(req.payload) > self._max_body:
+            del self._bodies[key]
+            raise _TooLarge
+        if block.more and len(req.payload) != block.size:
+            raise error.BadRequest
+        body += req.payload
+        self._bodies.move_to_end(key)
+        if block.more:
+            raise ContinueException(block)
+        del self._bodies[key]
+        return req.copy(payload=bytes(body))
+
+
+class _TooLarge(error.ConstructionRenderableError):  # type: ignore[misc]
+    code = aiocoap.REQUEST_ENTITY_TOO_LARGE
+
+
+class Posts(resource.Resource):  # type: ignore[misc]
+    """Events, batches and replies."""
+
+    def __init__(self, site: CoapSite) -> None:
+        super().__init__()
+        self._door = site.door
+        self._block1 = _Bodies(site.door.limits.max_body)
+
+    async def render_post(self, request: Any) -> Any:
+        """Take a message; answer once it is durable."""
+        target, door = _target(request), self._door
+        if door.in_flight >= door.limits.max_in_flight:
+            return aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE, max_age=1)
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        door.counters.messages += 1
+        door.in_flight += 1
+        door.take(target, target.topic, request.payload, lambda verdict: _resolve(future, verdict))
+        try:
+            verdict = await asyncio.shield(future)
+        finally:
+            door.in_flight -= 1
+        if verdict is Verdict.REFUSED:
+            door.counters.refused += 1
+            return aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE, max_age=5)
+        door.counters.acknowledged += 1
+        if verdict is Verdict.DEAD:
+            door.counters.dead += 1
+            return aiocoap.Message(code=aiocoap.Code(code_of_dead(target)))
+        door.counters.duplicates += verdict is Verdict.DUPLICATE
+        return aiocoap.Message(code=aiocoap.CHANGED)
+
+
+def _resolve(future: asyncio.Future[Verdict], verdict: Verdict) -> None:
+    if not future.done():
+        future.set_result(verdict)
+
+
+def _target(request: Any) -> Target:
+    """What the door's hot path makes of the options, of a request that may have come in blocks or in OSCORE."""
+    options = [(int(option.number), option.encode()) for option in request.opt.option_list()]
+    plain = Message(0, int(request.code), 0, options=tuple(options))
+    try:
+        return coap_request.read(plain)
+    except Refusal as refusal:
+        raise _refused(refusal.code) from None
+
+
+def _refused(code: int) -> Exception:
+    class Refused(error.ConstructionRenderableError):  # type: ignore[misc]
+        pass
+
+    Refused.code = aiocoap.Code(code)
+    return Refused()
+
+
+class _Observer:
+    """Commands on their way to one observation, or into the answer to one GET."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, bytes] = {}
+        self._size = 0
+        self.more = asyncio.Event()
+        self.ended = False
+        """A newer observation of the device has taken its place."""
+
+    def take(self, identity: bytes, encoded: bytes) -> bool:
+        """Have room for a command?"""
+        if identity not in self._waiting:
+            full = len(self._waiting) >= MAX_COMMANDS or self._size + len(encoded) > MAX_NOTIFICATION
+            if self._waiting and full:
+                return False
+            self._waiting[identity] = encoded
+            self._size += len(encoded)
+        self.more.set()
+        return True
+
+    def drain(self) -> bytes:
+        """A CBOR array of what there is."""
+        waiting, self._waiting, self._size = self._waiting, {}, 0
+        self.more.clear()
+        return bytes((0x80 | len(waiting),)) + b"".join(waiting.values())
+
+
+class Commands(resource.Resource):  # type: ignore[misc]
+    """A device's commands: an array of those not sent yet. GET fetches what waits; observe brings each as it comes."""
+
+    def __init__(self, site: CoapSite) -> None:
+        super().__init__()
+        self._site = site
+        self._observers: dict[str, _Observer] = {}
+
+    def connected(self) -> frozenset[str]:
+        """The devices that observe."""
+        return frozenset(self._observers)
+
+    def deliver(self, command: Command) -> bool:
+        """Take a command for a device that observes, or is asking just now."""
+        observer = self._observers.get(command.device)
+        if observer is None:
+            return False
+        message = CommandMessage(command.id, command.expires, command.name, command.args, command.cause)
+        encoded = encode_command(message)
+        if len(encoded) > self._site.door.limits.max_datagram - 128:
+            self._site.door.log(f"a command of {len(encoded)} bytes for '{command.device}' is too large for CoAP")
+            return False
+        return observer.take(command.id, encoded)
+
+    async def render_to_pipe(self, pipe: Any) -> None:
+        """Answer once, or until the observation ends."""
+        request, door = pipe.request, self._site.door
+        if request.code != aiocoap.GET:
+            raise error.UnallowedMethod
+        device = request.opt.uri_path[1]
+        observe = request.opt.observe == 0 and (
+            device in self._observers or len(self._observers) < door.limits.max_observers
+        )
+        before = self._observers.get(device)
+        if observe and before is not None:
+            before.ended = True
+            before.more.set()
+        observer = self._observers[device] = _Observer()
+        try:
+            door.on_listening(device)
+            if not observe:
+                pipe.add_response(_content(observer.drain()), is_last=True)
+                return
+            number = 0
+            while not observer.ended:
+                answer = _content(observer.drain())
+                answer.opt.observe = number
+                answer.transport_tuning = Reliable()
+                pipe.add_response(answer, is_last=False)
+                number = number + 1 & 0xFFFFFF
+                await observer.more.wait()
+            # Section 4.2 of RFC 7641: a response that is no success ends the observation.
+            pipe.add_response(aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE, max_age=1), is_last=True)
+        finally:
+            # The newest observation of a device counts; one that ends does not take a newer one with it.
+            if self._observers.get(device) is observer:
+                del self._observers[device]
+                if before is not None and not observe:
+                    self._observers[device] = before
+
+
+def _content(payload: bytes) -> Any:
+    return aiocoap.Message(code=aiocoap.CONTENT, payload=payload, content_format=CBOR)
+
+
+class Configs(resource.ObservableResource):  # type: ignore[misc]
+    """A device's configuration."""
+
+    def __init__(self, site: CoapSite, config: Config) -> None:
+        super().__init__()
+        self._limit = site.door.limits.max_observers
+        self._config = config
+        self._by_device: dict[str, Any] = {}
+
+    async def add_observation(self, request: Any, serverobservation: Any) -> None:
+        """As aiocoap wants it."""
+        device = request.opt.uri_path[1]
+
+        def gone() -> None:
+            if self._by_device.get(device) is serverobservation:
+                del self._by_device[device]
+
+        serverobservation.accept(gone)
+        if device in self._by_device or len(self._by_device) < self._limit:
+            self._by_device[device] = serverobservation
+        else:
+            serverobservation.deregister("too many observations")
+
+    def changed(self, device: str) -> None:
+        """Tell the device, if it observes."""
+        observation = self._by_device.get(device)
+        if observation is not None:
+            observation.trigger()
+
+    async def render_get(self, request: Any) -> Any:
+        """The configuration as it stands."""
+        payload = self._config(request.opt.uri_path[1])
+        if payload is None:
+            raise error.NotFound
+        answer = _content(payload)
+        answer.opt.etag = hashlib.sha256(payload).digest()[:8]
+        if answer.opt.etag in (request.opt.etags or ()):
+            answer.code, answer.payload = aiocoap.VALID, b""
+        return answer
+
+
+def _none(_device: str) -> None:
+    return None
