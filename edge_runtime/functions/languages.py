@@ -30,6 +30,10 @@ class Languages:
         self._stopping = False
         self._said = ""
 
+    def prepare(self) -> None:
+        """Tidy up the cache; to be called before any app runs. Blocks for a moment."""
+        modules.prune(self._folder)
+
     def stop(self) -> None:
         """End what is being built, if anything is."""
         self._stopping = True

@@ -154,6 +154,7 @@ class FunctionPlatform:
         self._guest = build.guest_version()
         self._wasm = build.built(self._cache, progress)
         self._compiled = compile.compiled(self._wasm, self._guest, self._cache, progress)
+        self._languages.prepare()
 
     async def stop(self) -> None:
         """End the executors; calls under way become `Unavailable`."""

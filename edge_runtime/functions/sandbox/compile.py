@@ -16,8 +16,11 @@ EXPECTED_SECONDS = 10.0
 MAX_MODULE = 256 * 1024 * 1024
 
 
-def compiled(wasm: Path, guest_version: str, folder: Path, progress: Progress) -> Path:
-    """The .cwasm of a guest for this machine's processor and engine, from the cache or newly compiled. Blocks."""
+def compiled(wasm: Path, guest_version: str, folder: Path, progress: Progress, family: str = "guest-*") -> Path:
+    """The .cwasm of a guest for this machine's processor and engine, from the cache or newly compiled. Blocks.
+
+    Those of its `family` that nobody has opened for a month are removed then: none of them may be in use for longer.
+    """
     path = cache.prepare(folder) / f"guest-{guest_version}-{engine.fingerprint()}.cwasm"
     if cache.is_own(path):
         return path
@@ -32,7 +35,7 @@ def compiled(wasm: Path, guest_version: str, folder: Path, progress: Progress) -
                     stdin=source.fileno(),
                     stdout=output.fileno(),
                 )
-            cache.prune(folder, path, time.time())
+            cache.prune(folder, path, time.time(), family)
     return path
 
 

@@ -61,7 +61,7 @@ def buildable() -> bool:
 
 def prepared(folder: Path, progress: Progress) -> Path:
     """The guest's machine code, made if missing. Blocks while it is built. Raises `GuestError`."""
-    return compile.compiled(built(folder, progress), guest_version(), folder, progress)
+    return compile.compiled(built(folder, progress), guest_version(), folder, progress, "guest-js-*")
 
 
 def built(folder: Path, progress: Progress) -> Path:

@@ -70,8 +70,12 @@ def compiled(name: str, content: bytes, folder: Path, progress: Progress) -> Pat
         if not cache.is_own(path):
             with cache.written(path) as target:
                 _compile(name, content, target)
-            cache.prune(folder, path, time.time(), "module-*")
     return path
+
+
+def prune(folder: Path) -> None:
+    """Remove what nobody has opened for a month. To be called before any module runs: it may do so for longer."""
+    cache.prune(folder, folder, time.time(), "module-*")
 
 
 def _compile(name: str, content: bytes, target: Path) -> None:
