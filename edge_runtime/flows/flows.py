@@ -142,7 +142,8 @@ class Flows:
                 quiet_until=head if quiet else -1,
                 again_after=cursor,
                 again_until=head,
-                again_done=Position.of(now).lowest,
+                # What was taken before an earlier rewind stays taken, however far the flow has come since.
+                again_done=max(now.again_done, Position.of(now).lowest),
             )
 
         return await self._change(name, rewound)

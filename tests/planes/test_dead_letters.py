@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import EdgeError, NotFound
@@ -160,6 +160,7 @@ STEPS = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STEPS, max_size=25))
+@example([("break", 1), *[("append", 1)] * 4, ("retry", 1), ("rewind", 2), ("rewind", 2)])
 def test_whatever_is_retried_and_rewound_each_event_takes_effect_once_per_epoch(steps: list[tuple[str, int]]) -> None:
     asyncio.run(_history(steps))
 
