@@ -12,12 +12,10 @@ import msgspec
 from devices.registry import Registry
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, NotFound
-from edge_runtime.events import NAME, Origin
+from edge_runtime.events import NAME, OPERATOR, Origin
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import Command, CommandEnd, Stored
 
-OPERATOR = "operator"
-"""Stands for the flow in the origin of their commands; flows have a dot in their names."""
 TTL = 60_000_000
 LONGEST_TTL = 7 * 86_400_000_000
 MAX_ARGS = 16 << 10

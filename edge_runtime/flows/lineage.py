@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edge_runtime.errors import EdgeError, NotFound
-from edge_runtime.events import Event, Origin
+from edge_runtime.events import OPERATOR, Event, Origin
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.runner import Runner
 from edge_runtime.flows.timeline import backwards, pages
@@ -108,7 +108,7 @@ class Lineage:
     async def _causes(self, node: Node, stored: Stored, oldest: int) -> tuple[Node, int]:
         origin = _origin(stored)
         start = stored.offset
-        while origin is not None:
+        while origin is not None and origin.flow != OPERATOR:
             cause = await self._find(origin.cause, oldest, stored.offset)
             if cause is None:
                 return Node("unknown", origin.cause, effects=[node]), start
