@@ -1,0 +1,158 @@
+"""`edge device ...` against a real gateway, with boards that really connect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edge_runtime.proto import mqtt
+from tests.cli.conftest import Gateway
+from tests.ingress.mqtt_house import Client, connect_packet, subscribe_packet
+
+REFUSED = b"\x20\x02\x00\x05"
+ACCEPTED = b"\x20\x02\x00\x00"
+
+
+def port(gateway: Gateway) -> int:
+    return int(gateway.json("status")["mqtt"].rpartition(":")[2])
+
+
+def login(gateway: Gateway, device: str, key: str) -> bytes:
+    """What a CONNECT is answered with."""
+
+    async def once() -> bytes:
+        client = Client(*await asyncio.open_connection("127.0.0.1", port(gateway)))
+        client.send(connect_packet(device, key))
+        answer = await client.receive()
+        client.close()
+        return answer
+
+    return asyncio.run(once())
+
+
+class Board(threading.Thread):
+    """Connects, and answers the first command it gets."""
+
+    def __init__(self, gateway: Gateway, device: str, key: str) -> None:
+        super().__init__()
+        self._where, self._device, self._key = port(gateway), device, key
+        self.ready = threading.Event()
+        self.args: Any = None
+        self.closed = False
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self._where))
+        client.send(connect_packet(self._device, self._key))
+        assert await client.receive() == ACCEPTED
+        client.send(subscribe_packet(1, (f"/devices/{self._device}/commands/#", 1)))
+        assert (await client.receive())[0] == 0x90
+        self.ready.set()
+        packet = await client.receive()
+        length = int.from_bytes(packet[2:4], "big")
+        command = cbor2.loads(packet[4 + length + 2 :])
+        self.args = command[3]
+        reply = cbor2.dumps({0: command[0], 1: 0, 2: {"seen": True}})
+        client.send(mqtt.publish(f"/devices/{self._device}/replies", reply, qos=1, packet_id=7))
+        assert (await client.receive())[:2] == b"\x40\x02"
+        self.closed = await client.receive() == b""
+        client.close()
+
+
+def test_a_board_with_a_jwt_is_let_in_and_its_key_taken_over_by_a_token(gateway: Gateway) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    public = private.public_key().public_bytes(serialization.Encoding.PEM, form)
+    (gateway.folder / "public.pem").write_bytes(public)
+    gateway.says("device", "add", "gh-jwt", "--no-token", "--tag", "site=north")
+    made = gateway.json("device", "key", "add", "gh-jwt", "--public-key", "public.pem")
+    assert (made["key"]["id"], made["key"]["type"], made["secret"]) == ("1", "es256", "")
+    now = gateway.json("status")["now"] // 10**6
+    claims = {"iat": now, "exp": now + 600, "aud": "gateway"}
+    good = jwt.encode(claims, private, "ES256")
+    assert login(gateway, "gh-jwt", good) == ACCEPTED
+    assert login(gateway, "gh-jwt", jwt.encode({**claims, "aud": "other"}, private, "ES256")) == REFUSED
+    token = gateway.json("device", "key", "add", "gh-jwt", "--expires", "90d")["secret"]
+    assert login(gateway, "gh-jwt", token) == login(gateway, "gh-jwt", good) == ACCEPTED
+    gateway.says("device", "key", "remove", "gh-jwt", "1")
+    assert login(gateway, "gh-jwt", good) == REFUSED
+    assert login(gateway, "gh-jwt", token) == ACCEPTED
+    security = (gateway.folder / "data/logs/security.jsonl").read_text()
+    assert "its JWT is for another audience" in security
+    assert good not in security
+
+
+def test_a_command_shows_its_reply_or_that_none_came(gateway: Gateway) -> None:
+    key = gateway.json("device", "add", "gh-cmd")["key"]
+    board = Board(gateway, "gh-cmd", key)
+    board.start()
+    assert board.ready.wait(30)
+    shown = gateway.json("device", "command", "gh-cmd", "fan", '{"on": true}')
+    assert (shown["state"], shown["result"]) == ("done", {"seen": True})
+    assert board.args == {"on": True}
+    gateway.says("device", "block", "gh-cmd")
+    board.join(30)
+    assert board.closed, "who is blocked is cut off"
+    assert login(gateway, "gh-cmd", key) == REFUSED
+    gateway.says("device", "unblock", "gh-cmd")
+    assert login(gateway, "gh-cmd", key) == ACCEPTED
+    late = gateway.edge("device", "command", "gh-cmd", "fan", "--expires", "0.3", "--wait", "20")
+    assert late.returncode == 1
+    assert "fan: timed out" in late.stdout
+    waits = gateway.edge("device", "command", "gh-cmd", "fan", "--wait", "0.1")
+    assert waits.returncode == 1
+    assert "under way" in waits.stdout
+    states = [order["state"] for order in gateway.json("device", "command", "gh-cmd")]
+    assert states == ["under way", "timed out", "done"]
+    assert "timed out" in gateway.says("device", "show", "gh-cmd")
+    assert "fan" in gateway.says("trace", shown["id"])
+    wrong = gateway.edge("device", "command", "gh-cmd", "fan", "{on}")
+    assert "not JSON" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_there_and_back_again(gateway: Gateway, tmp_path: Path) -> None:
+    key = gateway.json("device", "add", "gh-moves", "--tag", "bay=1", "--profile", "iotcore")["key"]
+    gateway.says("device", "key", "add", "gh-moves", "--oscore")
+    exported = gateway.says("device", "export")
+    assert key not in exported
+    (tmp_path / "devices.jsonl").write_text(exported)
+    line = next(json.loads(text) for text in exported.splitlines() if "gh-moves" in text)
+    assert [each["type"] for each in line["keys"]] == ["token"]
+    same = gateway.json("device", "import", tmp_path / "devices.jsonl")
+    assert (same["added"], same["changed"]) == (0, 0)
+    gateway.says("device", "remove", "gh-moves", "--yes")
+    assert login(gateway, "gh-moves", key) == REFUSED
+    assert gateway.json("device", "import", tmp_path / "devices.jsonl")["added"] == 1
+    assert login(gateway, "gh-moves", key) == ACCEPTED
+    assert [row["device"] for row in gateway.json("device", "list", "--tag", "bay=1")] == ["gh-moves"]
+    assert "bay=2" in gateway.says("device", "tag", "gh-moves", "bay=2")
+    (tmp_path / "bad.jsonl").write_text(exported + '{"device": "a/b", "created": 1}\n')
+    bad = gateway.edge("device", "import", tmp_path / "bad.jsonl")
+    assert "cannot be the id" in bad.stderr
+    assert "nothing was imported" in bad.stderr
+
+
+def test_mistakes_are_answered_with_what_to_do(gateway: Gateway) -> None:
+    for arguments, why in (
+        (("show", "gh-9"), "no device 'gh-9'"),
+        (("tag", "gh-1", "site"), "Tags look like"),
+        (("key", "add", "gh-1", "--expires", "soon"), "Say 30m"),
+        (("key", "add", "gh-1", "--public-key", "edge.toml"), "BEGIN PUBLIC KEY"),
+        (("key", "remove", "gh-1", "7"), "no key '7'"),
+        (("add", "gh-x", "--profile", "mine"), "not a profile"),
+    ):
+        ended = gateway.edge("device", *arguments)
+        assert ended.returncode == 1
+        assert why in ended.stderr, ended.stderr
+        assert "Traceback" not in ended.stderr
