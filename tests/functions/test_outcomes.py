@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.flows.ports import Emit, Failure, HttpRequest, LogLine, Order, Success, Unanswered
+from edge_runtime.flows.ports import Effect, Emit, Failure, HttpRequest, LogLine, Order, Success, Unanswered
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.outcomes import encode_event, judge
 from edge_runtime.functions.stats import percentile
@@ -52,7 +52,7 @@ def test_a_good_outcome_passes() -> None:
     payload = said(
         effects=[command(), {"type": "emit", "kind": "k", "data": {"a": [1]}}], logs=[{"level": "info", "text": "x"}]
     )
-    expected: list[Emit | Order] = [Order("b1", "fan", None, 1), Emit("k", {"a": [1]})]
+    expected: list[Effect] = [Order("b1", "fan", None, 1), Emit("k", {"a": [1]})]
     assert judge(payload, 7, LIMITS) == Success(expected, None, [LogLine("info", "x")], micros=7)
 
 
