@@ -45,7 +45,7 @@ HARMFUL = {
     "abort": ("import os; os.abort()", "crash", "the interpreter broke"),
     "sleep": ("import time; time.sleep(30)", "error", "cannot sleep"),
     "poll": ("import select\n        p = select.poll()\n        while True: p.poll(5000)", "timeout", ""),
-    "other_device": ("ctx.command('b2', 'fan')", "error", "NotGranted: this app may command only the device"),
+    "other_device": ("ctx.command('b2', 'fan')", "error", "NotGranted: only the device that caused the event"),
     "bytes": ("ctx.emit('x', b'raw')", "error", "bytes cannot leave a function"),
     "not_a_number": ("ctx.emit('x', float('nan'))", "error", "ValueError"),
     "deep": (

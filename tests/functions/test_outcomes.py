@@ -129,7 +129,7 @@ def test_a_version_that_was_changed_on_disk_is_not_run(tmp_path: Path) -> None:
     manifest = Manifest("a", [OnEvent("f", "k")])
     versions.write(app, manifest)
     assert versions.read("a", app.version) == (app, manifest)
-    (tmp_path / "a" / app.version / "a.py").write_bytes(b"x = 2\n")
+    (tmp_path / "a" / app.version / "files/a.py").write_bytes(b"x = 2\n")
     with pytest.raises(EdgeError, match="not those that were deployed"):
         versions.read("a", app.version)
     (tmp_path / "a" / app.version / "version.json").write_bytes(b"{")
