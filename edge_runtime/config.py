@@ -15,6 +15,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -92,6 +93,31 @@ class Mqtt(msgspec.Struct, frozen=True):
     """A larger packet closes its connection."""
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """Connections beyond these are refused."""
+
+    @property
+    def host(self) -> str:
+        """The address of `listen`."""
+        return _host_and_port(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of `listen`; 0 for any free one."""
+        return _host_and_port(self.listen)[1]
+
+
+class Http(msgspec.Struct, frozen=True):
+    """The HTTP door of the endpoints that apps have (`@app.http`)."""
+
+    listen: str = ""
+    """Address and port, such as `127.0.0.1:8080`; empty for no such door."""
+    insecure: bool = False
+    """Let it listen on an address that others can reach, though tokens and contents cross the network in the clear."""
+    timeout: Annotated[int, _duration(10_000, 600 * 10**6)] = 10_000_000
+    """How long a request waits for its function; then it is answered with 202, and the function goes on."""
+    max_body: Annotated[int, _size(0, 1 << 20)] = 256 << 10
+    """A larger request is refused."""
+    max_requests: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    """Requests at a time; more are told to come back later. Connections at a time: twice as many."""
 
     @property
     def host(self) -> str:
@@ -186,6 +212,7 @@ class Config(msgspec.Struct, frozen=True):
 
     gateway: Gateway = Gateway()
     mqtt: Mqtt = Mqtt()
+    http: Http = Http()
     journal: Journal = Journal()
     functions: Functions = msgspec.field(default_factory=Functions)
     apps: dict[str, AppSettings] = {}
@@ -266,6 +293,9 @@ class _Reader:
             values.setdefault("data", self._folder(str(Gateway().data)))
         elif kind is Config:
             values.setdefault("gateway", self.struct({}, Gateway, "gateway"))
+        elif kind is Http and values.get("listen") and not values.get("insecure") and not _loopback(values["listen"]):
+            hint = "Put a TLS proxy before it, or set http.insecure = true where the network is your own."
+            raise self._error("http.listen", "is an address that others can reach, without TLS", hint)
         return kind(**values)
 
     def _value(self, raw: Any, kind: Any, where: str) -> Any:
@@ -277,7 +307,7 @@ class _Reader:
             return self._folder(self._leaf(raw, str, where))
         value = self._leaf(raw, kind, where)
         try:
-            if where == "mqtt.listen":
+            if where == "mqtt.listen" or (where == "http.listen" and value):
                 _host_and_port(value)
             elif where.endswith(".url"):
                 _check_url(value)
@@ -335,6 +365,14 @@ def _host_and_port(listen: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _loopback(listen: str) -> bool:
+    host = _host_and_port(listen)[0]
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
@@ -377,7 +415,15 @@ def _expected(kind: Any) -> str:
         return f"a text of at most {meta.max_length} characters" if meta is not None else "a text in quotes"
     if get_origin(base) is tuple:
         return 'a list of modules, such as ["numpy"]'
-    name = f"a {unit.name}" if unit else "a whole number" if base is int else "a number"
+    name = (
+        f"a {unit.name}"
+        if unit
+        else "true or false"
+        if base is bool
+        else "a whole number"
+        if base is int
+        else "a number"
+    )
     if meta is None:
         return name
     show = unit.show if unit else str

@@ -22,6 +22,7 @@ from edge_runtime.cron import Cron, CronError, zone_of
 from edge_runtime.errors import DeployError, EdgeError, StorageError, nearest
 from edge_runtime.events import GATEWAY, Event
 from edge_runtime.flows.deadletters import DeadLetters
+from edge_runtime.flows.endpoint import EndpointFlow
 from edge_runtime.flows.flow import Flow
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.function import FunctionFlow
@@ -39,7 +40,10 @@ from edge_runtime.functions.stats import AppStats
 from edge_runtime.grants import Grants
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.doors import Doors
+from edge_runtime.ingress.endpoints import EndpointDoor
+from edge_runtime.ingress.endpoints import Limits as EndpointLimits
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
+from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Usage
 from edge_runtime.journal.records import DeadLetter, Stored
 from edge_runtime.journal.retention import Retention
@@ -53,6 +57,7 @@ from edge_runtime.planes.inventory import Inventory, NewDevice
 from edge_runtime.planes.lines import line
 from edge_runtime.planes.logs import SECURITY
 from edge_runtime.planes.messages import (
+    AppKey,
     AppRow,
     Deploy,
     Deployed,
@@ -165,6 +170,16 @@ class Gateway:
         self._http_out = HttpOut()
         stack.push_async_callback(self._http_out.aclose)
         self.flows = Flows(self.journal, tables, clock, self._rng)
+        self.tokens = Tokens(self.journal, tables, clock)
+        self.endpoints = EndpointDoor(
+            self.journal,
+            clock,
+            self.tokens,
+            self._live_manifest,
+            secrets.token_bytes(8),
+            security=_security.warning,
+            limits=EndpointLimits(config.http.timeout, config.http.max_body, config.http.max_requests),
+        )
         self.timers = Timers(self.journal, tables, clock, done=self._dealt_with, draw=lambda: secrets.token_bytes(8))
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
@@ -184,6 +199,11 @@ class Gateway:
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
+        self.http_port = 0
+        if config.http.listen:
+            self.http_port = await self.endpoints.start(config.http.host, config.http.port)
+            stack.push_async_callback(self.endpoints.stop)
+            _log.info("apps answer requests to http://%s:%d/apps/", config.http.host, self.http_port)
         for work in (self.flows.run, self.outbox.run, self.timers.run, self.scaling.run, self._keep_house):
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
@@ -233,6 +253,17 @@ class Gateway:
         """Check an app in the sandbox and, unless only that was asked, put it live; the old one serves until then."""
         return await self.deployments.deploy(request)
 
+    async def app_token(self, app: str) -> AppKey:
+        """Give an app a new token for its endpoints, shown this once."""
+        self.deployments.record(app)
+        text = await self.tokens.create(app)
+        _security.warning("the app %s has a new token for its endpoints", app)
+        return AppKey(app, text)
+
+    def _live_manifest(self, app: str) -> Manifest | None:
+        live = self.deployments.live.get(app)
+        return None if live is None else live[1]
+
     def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
         # A version is live only with all that it asks for approved; others are only run dry.
         limits = self._limits_of(manifest.app)
@@ -252,6 +283,18 @@ class Gateway:
                 zone_of(trigger.tz)
             except CronError as error:
                 raise DeployError(f"{app}.{trigger.name}: {error}", hint=error.hint) from error
+        if isinstance(trigger, Endpoint):
+            return EndpointFlow(
+                app,
+                version,
+                trigger,
+                matches=matches,
+                invoker=self.platform,
+                clock=self._clock,
+                answers=self.endpoints,
+                reach=reach,
+                timers=self.timers,
+            )
         return FunctionFlow(
             app,
             version,

@@ -182,3 +182,22 @@ def test_any_quantity_is_read_or_refused(text: str) -> None:
             continue
         assert type(value) is int
         assert value >= 0
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:8080", "localhost:0", "[::1]:8080"])
+def test_the_http_door_listens_to_this_machine(listen: str) -> None:
+    found = parse(f'[http]\nlisten = "{listen}"', FILE)
+    assert found.http.listen == listen
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8080", "192.168.1.5:80", "[::]:80", "example.org:80"])
+def test_without_tls_the_http_door_is_opened_to_others_only_by_decision(listen: str) -> None:
+    with pytest.raises(ConfigError, match="without TLS") as caught:
+        parse(f'[http]\nlisten = "{listen}"', FILE)
+    assert "insecure" in caught.value.hint
+    assert parse(f'[http]\nlisten = "{listen}"\ninsecure = true', FILE).http.host
+
+
+def test_what_is_neither_true_nor_false() -> None:
+    with pytest.raises(ConfigError, match="expected true or false"):
+        parse("[http]\ninsecure = 1", FILE)

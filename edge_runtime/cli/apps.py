@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(apps)
     group.command()(versions)
     group.command()(decisions)
+    group.command()(token)
     group.command()(metrics)
     app.add_typer(group, name="apps")
 
@@ -78,6 +79,21 @@ def _since(moment: int | None, now: int) -> str:
 
 def _stops(stops: Stops) -> list[str]:
     return [count(number, what) for what, number in (("error", stops.error), ("time-out", stops.timeout)) if number]
+
+
+def token(
+    app: Annotated[str, typer.Argument(help="The app's name.")],
+    config_path: ConfigPath = CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Give an app a new token for its endpoints, shown this once; the old one is void."""
+    with connect(config_path) as client:
+        found = client.app_token(app)
+    if as_json:
+        print_json(found)
+        return
+    out.print(f"The token of [bold]{escaped(found.app)}[/], which cannot be shown again:")
+    out.print(found.token, soft_wrap=True, highlight=False, markup=False)
 
 
 def decisions(

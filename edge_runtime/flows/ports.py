@@ -167,6 +167,18 @@ class Fetcher(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """Takes the answers to requests from outside that became events."""
+
+    def waits(self, event: str) -> bool:
+        """Whether somebody waits for the answer to the event with this id."""
+        ...
+
+    def answer(self, event: str, value: Any, failure: str) -> None:
+        """The event has been dealt with, durably: what its function returned, or a word for why it failed."""
+        ...
+
+
 class Outlet(Protocol):
     """Delivers commands."""
 

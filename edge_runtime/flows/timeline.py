@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import (
+    AppToken,
     AppVersion,
     ClockSet,
     Command,
@@ -39,7 +40,7 @@ def moment(record: Record) -> int | None:
             return record.received
         case Command() | Device():
             return record.created
-        case CommandEnd() | DeadLetter() | Retry() | Dropped() | Trimmed() | Gap() | AppVersion():
+        case CommandEnd() | DeadLetter() | Retry() | Dropped() | Trimmed() | Gap() | AppVersion() | AppToken():
             return record.time
         case FlowState() | Progress() | StateChange() | Timer() | TimerFired() | TimerCancelled() | ClockSet():
             return None

@@ -1,7 +1,7 @@
 """Events that come later: those that functions have deferred, and the ticks of schedules. One mechanism for both.
 
 A timer is a record; when it is due, one append holds its end and its event. A schedule is a chain of timers: that
-append then holds the next one, too. Whatever happens in between, an event comes once (ADR 0017).
+append then holds the next one, too. Whatever happens in between, an event comes once (ADR 0015).
 
 Delays count the time that the gateway runs, by the monotonic clock. Over a restart they go by the wall clock, but only
 where it could be trusted when the timer was set and can be now; so a clock that is set changes no delay, and a delay is

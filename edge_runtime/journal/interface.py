@@ -8,7 +8,18 @@ from typing import Protocol
 
 import msgspec
 
-from edge_runtime.journal.records import AppVersion, Command, Device, FlowState, Progress, Record, State, Stored, Timer
+from edge_runtime.journal.records import (
+    AppToken,
+    AppVersion,
+    Command,
+    Device,
+    FlowState,
+    Progress,
+    Record,
+    State,
+    Stored,
+    Timer,
+)
 
 
 class Placed(Enum):
@@ -47,6 +58,8 @@ class Tables(msgspec.Struct):
     """Events that are to come, oldest first."""
     ticks: dict[str, int] = {}
     """Of flows with a schedule: where the newest event of it stands."""
+    tokens: dict[str, AppToken] = {}
+    """By app."""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):

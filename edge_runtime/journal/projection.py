@@ -16,6 +16,7 @@ from edge_runtime.events import Event
 from edge_runtime.journal import seen
 from edge_runtime.journal.interface import Placed, Tables
 from edge_runtime.journal.records import (
+    AppToken,
     AppVersion,
     ClockSet,
     Command,
@@ -60,6 +61,7 @@ class Projection:
         self.apps: dict[str, AppVersion] = {}
         self.outbox: dict[bytes, Command] = {}
         self.pending = Pending()
+        self.tokens: dict[str, AppToken] = {}
         self.boots: dict[BootKey, seen.Intervals] = {}
         """Intervals of the boots at hand; a journal with a disk keeps the rest there."""
         self.dirty: set[BootKey] = set()
@@ -84,6 +86,7 @@ class Projection:
             set(self.stateful),
             list(self.pending.timers.values()),
             dict(self.pending.ticks),
+            dict(self.tokens),
         )
 
     def check(self, flow: str, generation: int) -> None:
@@ -166,6 +169,8 @@ class Projection:
                 self.devices.pop(record.id, None)
             case AppVersion():
                 self.apps[record.app] = record
+            case AppToken():
+                self.tokens[record.app] = record
             case _:
                 pass
 

@@ -260,6 +260,15 @@ class AppVersion(msgspec.Struct, frozen=True, array_like=True, tag="app"):
     """What a rollback goes back to: versions that were live before, and since when, the newest first."""
 
 
+class AppToken(msgspec.Struct, frozen=True, array_like=True, tag="app-token"):
+    """An app has a new token for its endpoints; the newest record per app stands."""
+
+    app: str
+    digest: bytes
+    """SHA-256 of the token, which is 256 random bits and is not kept."""
+    time: int
+
+
 Record = (
     Event
     | Command
@@ -278,6 +287,7 @@ Record = (
     | Gap
     | Device
     | AppVersion
+    | AppToken
 )
 
 

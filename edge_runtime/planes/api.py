@@ -47,6 +47,9 @@ def application(house: House) -> Starlette:
     async def deploy(request: Request) -> Response:
         return reply(await house.deploy(await read(request, Deploy, MAX_DEPLOY)))
 
+    async def app_token(request: Request) -> Response:
+        return reply(await house.app_token(request.path_params["app"]), 201)
+
     async def backup(request: Request) -> Response:
         to = Path((await read(request, Backup)).to)
         if not to.is_absolute():
@@ -68,6 +71,7 @@ def application(house: House) -> Starlette:
             Route("/apps", guarded(deploy), methods=["POST"]),
             Route("/apps/{app}/decisions", guarded(decisions)),
             Route("/apps/{app}/alert", guarded(alert), methods=["POST"]),
+            Route("/apps/{app}/token", guarded(app_token), methods=["POST"]),
             Route("/backup", guarded(backup), methods=["POST"]),
             Route("/tail", guarded(tail)),
             *api_apps.routes(house.deployments),

@@ -35,6 +35,7 @@ from edge_runtime.planes.inventory import (
     Tagging,
 )
 from edge_runtime.planes.messages import (
+    AppKey,
     AppRow,
     Backup,
     Deploy,
@@ -262,6 +263,10 @@ class Client:
     def versions(self, app: str) -> list[VersionRow]:
         """The stored versions of an app."""
         return self._ask("GET", f"/apps/{quote(app, safe='')}/versions", list[VersionRow])
+
+    def app_token(self, app: str) -> AppKey:
+        """Give an app a new token for its endpoints; the old one is void."""
+        return self._ask("POST", f"/apps/{quote(app, safe='')}/token", AppKey)
 
     def backup(self, to: Path) -> Saved:
         """Back the gateway up into a new folder (an absolute path, written by the gateway)."""

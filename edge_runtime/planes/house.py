@@ -13,7 +13,7 @@ from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.deployments import Deployments
 from edge_runtime.planes.inventory import Inventory
-from edge_runtime.planes.messages import AppRow, Deploy, Deployed, Health, Line, Status
+from edge_runtime.planes.messages import AppKey, AppRow, Deploy, Deployed, Health, Line, Status
 from edge_runtime.planes.scaling import AppScaling
 
 
@@ -43,6 +43,10 @@ class House(Protocol):
 
     async def deploy(self, request: Deploy) -> Deployed:
         """Check an app in the sandbox and, unless only that was asked, put it live."""
+        ...
+
+    async def app_token(self, app: str) -> AppKey:
+        """Give an app a new token for its endpoints; the old one is void."""
         ...
 
     async def backup(self, to: Path) -> Saved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge_runtime.events import Event
 from edge_runtime.flows.lineage import ENDS
 from edge_runtime.journal.records import (
+    AppToken,
     AppVersion,
     ClockSet,
     Command,
@@ -44,6 +45,8 @@ def line(stored: Stored) -> Line | None:
             return Line(offset, "dead-letter", d.time, d.device, identity, d.reason, data)
         case AppVersion() as a:
             return Line(offset, "app", a.time, "", a.version, a.app)
+        case AppToken() as token:
+            return Line(offset, "app-token", token.time, "", "", token.app)
         case Device() as v:
             return Line(offset, "device", v.created, v.id, "", "blocked" if v.blocked else "added")
         case Gap() as g:

@@ -38,6 +38,13 @@ class DeviceRow(msgspec.Struct):
     tags: dict[str, str] = {}
 
 
+class AppKey(msgspec.Struct):
+    """The token of an app's endpoints, shown this once."""
+
+    app: str
+    token: str
+
+
 class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     """Put an app live, or with `check` only see whether it could be."""
 
@@ -259,6 +266,10 @@ class Status(msgspec.Struct):
     """The newest durations from source to loaded app, microseconds."""
     jail: list[str]
     """What holds the executors, one line each."""
+    coap: str = ""
+    """Where boards send over CoAP, as host:port; empty without that door."""
+    coap_door: dict[str, int] = {}
+    """Its figures: counts since the start, and `p50` and `p99` from request to answer in microseconds."""
 
 
 class Line(msgspec.Struct):

@@ -249,7 +249,7 @@ def _copied(
     if scan.tables is not None:
         tables = scan.tables
         projection.stateful = tables.stateful
-        projection.pending = Pending(tables.timers, tables.ticks)
+        projection.pending, projection.tokens = Pending(tables.timers, tables.ticks), tables.tokens
         projection.flows, projection.devices, projection.apps = tables.flows, tables.devices, tables.apps
         projection.outbox = {command.id: command for command in tables.outbox}
     snapshot_head = scan.head if scan.tables is not None else -1

@@ -109,7 +109,7 @@ class Store:
             projection.flows, projection.devices, projection.apps = tables.flows, tables.devices, tables.apps
             projection.outbox = {command.id: command for command in tables.outbox}
             projection.stateful = tables.stateful
-            projection.pending = Pending(tables.timers, tables.ticks)
+            projection.pending, projection.tokens = Pending(tables.timers, tables.ticks), tables.tokens
             self._warm_up(row[0])
         projection.head = self._snapshot_head
         marked = keeper.marked_head
