@@ -82,6 +82,7 @@ class Flows:
         """Stop a flow whose trigger is gone; its progress is kept for a week, should it come back."""
         async with self._changing:
             await self._halt(name)
+            self.runners.pop(name, None)
             state = self._states.get(name)
             if state is not None and not state.removed:
                 await self._enter(msgspec.structs.replace(state, removed=self._clock.now()))
@@ -188,6 +189,7 @@ class Flows:
         """Stop every flow; batches at hand may end."""
         async with self._changing:
             await asyncio.gather(*(self._halt(name) for name in list(self.runners)))
+            self.runners.clear()
 
     def find(self, name: str) -> Runner:
         """The runner of a flow; raises NotFound, which names the nearest one."""
@@ -202,7 +204,8 @@ class Flows:
                 self.first = max(self.first, item.record.upto + 1)
 
     async def _halt(self, name: str) -> Flow | None:
-        runner = self.runners.pop(name, None)
+        """Stop a flow's runner. It stays to be seen, as it stands, until another takes its place."""
+        runner = self.runners.get(name)
         if runner is None:
             return None
         rewriting = self._rewriting.pop(name, None)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 
+import pytest
+
+from edge_runtime.errors import NotFound
 from edge_runtime.events import Event
 from edge_runtime.flows.feed import Feed
+from edge_runtime.flows.flow import Taken, Turn
 from edge_runtime.flows.flows import SAVE_EVERY
 from edge_runtime.flows.runner import FIRST_WAIT, LONGEST_WAIT
 from edge_runtime.journal.records import REMOVED_KEPT, Command, FlowState, Progress
@@ -229,3 +234,25 @@ async def test_a_flow_that_comes_back_after_a_week_begins_anew_in_another_epoch(
     state = house.flows.runners["app.f"].state
     assert (state.epoch, state.removed) == (1, 0)
     await house.flows.stop()
+
+
+async def test_a_flow_that_changes_is_seen_meanwhile(house: House) -> None:
+    class Slow(Orders):
+        async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
+            await release.wait()
+            return await super().take(events, turn)
+
+    release = asyncio.Event()
+    await house.flows.install(Slow())
+    await house.journal.append([event(0)])
+    await turns()
+    scaling = asyncio.ensure_future(house.flows.scale("app.f", 2))
+    await turns()
+    assert not scaling.done()
+    assert house.flows.find("app.f").state.lanes == 1
+    release.set()
+    await scaling
+    assert house.flows.find("app.f").state.lanes == 2
+    await house.flows.remove("app.f")
+    with pytest.raises(NotFound):
+        house.flows.find("app.f")
