@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
-from edge import App, AppError, Context, Event, HttpError, NotGranted
-from edge.testing import Answer, Command, Deferred, Emitted, FunctionFailed, Log, Request, run
+from edge import App, AppError, Context, Event, HttpError, NotGranted, Reply
+from edge.testing import Answer, Command, Deferred, Emitted, FunctionFailed, Log, Request, request, run, tick
 
 app = App("demo")
 
@@ -44,7 +47,7 @@ def test_a_route_answers_what_would_be_sent() -> None:
 
 
 def test_a_failure_is_raised_with_the_users_own_line() -> None:
-    with pytest.raises(FunctionFailed, match=r"ValueError: 7 <- .*test_edge_testing.py, line 21, in broken") as raised:
+    with pytest.raises(FunctionFailed, match=r"ValueError: 7 <- .*test_edge_testing.py, line 24, in broken") as raised:
         run(broken, "climate", {"temperature": 7})
     assert raised.value.reason == "error"
 
@@ -272,3 +275,61 @@ def test_deferred_events_are_collected() -> None:
 def test_what_cannot_be_deferred(code: str, why: str) -> None:
     with pytest.raises(FunctionFailed, match=why):
         run(do, "do", {"code": code})
+
+
+@timely.schedule(every="10m", missed="once")
+def every(event: Event, ctx: Context) -> None:
+    ctx.emit("poll", {"due": event.data["due"], "device": event.device})
+
+
+@timely.http("/orders", methods=["PUT", "POST"], headers=["X-Shop"])
+def order(event: Event, ctx: Context) -> Any:
+    if event.data["base64"]:
+        return Reply(201, b"\0", {"X-A": "b"})
+    if event.data["method"] == "POST":
+        return None
+    return {"body": event.data["body"], "shop": event.data["headers"].get("x-shop"), "q": event.data["query"]}
+
+
+def test_the_function_of_a_schedule_is_run_at_a_moment() -> None:
+    assert tick(every, due=5).emitted == [Emitted("poll", {"due": 5, "device": "gateway"})]
+
+
+def test_the_function_of_an_endpoint_is_run_on_a_request() -> None:
+    reply = request(order, {"n": 1}, query={"a": "b"}, headers={"X-Shop": "north"}).reply
+    assert reply is not None
+    assert (reply.status, reply.headers) == (200, {"content-type": "application/json"})
+    assert json.loads(reply.body) == {"body": '{"n": 1}', "shop": "north", "q": {"a": "b"}}
+    reply = request(order, b"\0").reply
+    assert reply == Answer(status=201, headers={"content-type": "application/octet-stream", "x-a": "b"}, body=b"\0")
+    reply = request(order, method="POST").reply
+    assert reply == Answer(status=204, headers={}, body="")
+    with pytest.raises(LookupError, match="not the function of an endpoint"):
+        request(every)
+
+
+def test_the_manifest_tells_moments_and_endpoints() -> None:
+    found = {trigger["name"]: trigger for trigger in timely.manifest()["triggers"]}
+    assert (found["every"]["kind"], found["every"]["every"], found["every"]["missed"]) == (
+        "$schedule.timely.every",
+        600_000_000,
+        "once",
+    )
+    assert (found["order"]["kind"], found["order"]["headers"]) == ("$http.timely.order", ["x-shop"])
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (99, None, {}),
+        (600, None, {}),
+        ("200", None, {}),
+        (200, None, {"a b": "x"}),
+        (200, None, {"a": "x\ny"}),
+        (200, None, {"Content-Length": "3"}),
+        (200, None, {"a": 1}),
+    ],
+)
+def test_what_is_no_reply(status: Any, body: Any, headers: Any) -> None:
+    with pytest.raises(ValueError, match=r"is not|is the gateway's"):
+        Reply(status, body, headers)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge._app import App
+from edge._app import App, HttpTrigger, OnTrigger
 from edge._event import Event
 from edge._http import HttpError
 from edge._load import Loaded
@@ -30,7 +30,19 @@ from edge._runtime import capture
 from edge._runtime import run as _run
 from edge._terms import Given, OutputLimits, Terms
 
-__all__ = ["Answer", "Command", "Deferred", "Emitted", "FunctionFailed", "Log", "Request", "Result", "run"]
+__all__ = [
+    "Answer",
+    "Command",
+    "Deferred",
+    "Emitted",
+    "FunctionFailed",
+    "Log",
+    "Request",
+    "Result",
+    "request",
+    "run",
+    "tick",
+]
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,9 @@ class Result:
     """The keys under which deferred events were taken back."""
     logs: list[Log] = field(default_factory=list)
     value: Any = None
-    """What a route returned, as it would be sent."""
+    """What a route returned, as it would be sent; of an endpoint, the description of its answer."""
+    reply: Answer | None = None
+    """What an endpoint answered: `body` is text, or bytes."""
     state: dict[str, Any] = field(default_factory=dict)
     """What the function keeps afterwards; of several functions, the last one's."""
     metrics: list[tuple[str, float]] = field(default_factory=list)
@@ -219,6 +233,58 @@ def _data_beside(file: str) -> dict[str, str]:
                         content.read()
                     ).decode()
     return found
+
+
+def tick(function: Callable[..., Any], *, due: int = 1_700_000_000_000_000, **more: Any) -> Result:
+    """Run the function of a schedule at a moment (microseconds since 1970); `more` is as for `run`."""
+    return run(function, _kind(function), {"due": due}, device="gateway", time=due, **more)
+
+
+def request(
+    function: Callable[..., Any],
+    body: Any = "",
+    *,
+    method: str = "",
+    query: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> Result:
+    """Run the function of an endpoint on a request; `more` is as for `run`.
+
+    `body` is text, bytes, or what is sent as JSON; `method` is the first that the endpoint answers to, unless it is
+    given. The answer is the result's `reply`.
+    """
+    trigger = _trigger(function)
+    if not isinstance(trigger, HttpTrigger):
+        raise LookupError(f"'{function.__name__}' is not the function of an endpoint")
+    content = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    data = {
+        "method": method or trigger.methods[0],
+        "path": trigger.path,
+        "query": query or {},
+        "type": "" if content is body else "application/json",
+        "headers": {name.lower(): value for name, value in (headers or {}).items()},
+        "body": content if isinstance(content, str) else base64.b64encode(content).decode(),
+        "base64": isinstance(content, bytes),
+    }
+    result = run(function, trigger.kind, data, device="gateway", **more)
+    found = result.value
+    answered = found.get("body", "")
+    result.reply = Answer(
+        status=found["status"],
+        headers=found["headers"],
+        body=base64.b64decode(answered) if found.get("base64") else answered,
+    )
+    return result
+
+
+def _kind(function: Callable[..., Any]) -> str:
+    return _trigger(function).kind
+
+
+def _trigger(function: Callable[..., Any]) -> OnTrigger:
+    app, [name] = _selected(function, "")
+    return app.triggers[name]
 
 
 def _files_beside(file: str) -> frozenset[str]:
