@@ -92,6 +92,14 @@ class CommandMessage(msgspec.Struct, frozen=True):
     cause: tuple[bytes, int] | None = None
 
 
+class ConfigAck(msgspec.Struct, frozen=True):
+    """What a board has done with a version of its configuration."""
+
+    version: int
+    refused: bool
+    detail: str
+
+
 class ReplyMessage(msgspec.Struct, frozen=True):
     """A board's reply to a command."""
 
@@ -130,6 +138,7 @@ _SCALARS = frozenset((float, str, bool, bytes, type(None)))
 
 
 def check_plain(value: Any, depth: int = 0) -> None:
+    """Raise WireError for a value that is not plain, as `decode` gives it: too deep, or of a type of its own."""
     """Raise WireError unless `value` is made of maps, arrays, text, bytes, 64-bit integers, floats, booleans, null."""
     kind = type(value)
     if kind in _SCALARS:
@@ -240,3 +249,29 @@ def decode_reply(payload: bytes) -> ReplyMessage:
         raise WireError("'status' (key 1) is not one of 0 to 3")
     check_plain(form.get(2))
     return ReplyMessage(command, status, form.get(2))
+
+
+def encode_config(version: int, content: Any) -> bytes:
+    """A version of a device's configuration for the wire."""
+    return cbor2.dumps({0: version, 1: content})
+
+
+def decode_config_ack(payload: bytes) -> ConfigAck:
+    """Read what a board says of a version of its configuration; raises WireError."""
+    form = decode(payload)
+    if type(form) is not dict:
+        raise WireError("the acknowledgement of a configuration is a CBOR map")
+    status = _natural(form, 1, "status")
+    detail = form.get(2, "")
+    if status > FAILED or type(detail) is not str:
+        raise WireError("'status' (key 1) is not 0 or 1, or 'detail' (key 2) is not text")
+    return ConfigAck(_natural(form, 0, "version"), status == FAILED, detail)
+
+
+def decode_state(payload: bytes) -> Any:
+    """Read the state that a board reports; raises WireError."""
+    form = decode(payload)
+    if type(form) is not dict or 0 not in form:
+        raise WireError("a state is a CBOR map with 'state' (key 0)")
+    check_plain(form[0])
+    return form[0]

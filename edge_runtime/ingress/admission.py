@@ -7,14 +7,15 @@ once it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from enum import Enum
 from functools import partial
 
 from devices.registry import Registry
+from devices.twin import Twin, reported
 from edge_runtime import wire
 from edge_runtime.clock import Clock
-from edge_runtime.errors import StorageError, WireError
+from edge_runtime.errors import EdgeError, StorageError, WireError
 from edge_runtime.journal.interface import Appended, Journal, Placed
 from edge_runtime.journal.records import Command, CommandEnd, DeadLetter, Record, Stored
 
@@ -50,6 +51,9 @@ class Admission:
     """
 
     def __init__(self, journal: Journal, registry: Registry, clock: Clock, security: Callable[[str], None]) -> None:
+        self.twin = Twin(journal, registry, clock)
+        """Configurations and states; there is one for all doors."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._journal = journal
         self._last_seen = registry.last_seen
         self._clock = clock
@@ -127,6 +131,44 @@ class Admission:
         if owner is not None:
             self._security(f"device '{device}' replied to command {reply.id.hex()}, which is for '{owner}'; ignored")
         asyncio.get_running_loop().call_soon(settle, Verdict.DUPLICATE)
+
+    def submit_state(self, device: str, payload: bytes, topic: str, settle: Settle) -> None:
+        """Decode a state and keep it as the device's newest."""
+        self._last_seen[device] = self._clock.now()
+        try:
+            content = reported(wire.decode_state(payload))
+        except WireError as error:
+            self.submit_dead(device, str(error), payload, topic, settle)
+            return
+        self._in_time(self._change(self.twin.report(device, content), device, payload, topic, settle))
+
+    def submit_config_ack(self, device: str, payload: bytes, topic: str, settle: Settle) -> None:
+        """Decode what the device says of a version of its configuration, and keep it."""
+        self._last_seen[device] = self._clock.now()
+        try:
+            ack = wire.decode_config_ack(payload)
+        except WireError as error:
+            self.submit_dead(device, str(error), payload, topic, settle)
+            return
+        change = self.twin.acknowledge(device, ack.version, ack.refused, ack.detail)
+        self._in_time(self._change(change, device, payload, topic, settle))
+
+    def _in_time(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _change(
+        self, change: Awaitable[bool | None], device: str, payload: bytes, topic: str, settle: Settle
+    ) -> None:
+        try:
+            changed = await change
+        except (StorageError, asyncio.CancelledError):
+            settle(Verdict.REFUSED)
+        except EdgeError as error:
+            self.submit_dead(device, str(error), payload, topic, settle)
+        else:
+            settle(Verdict.DUPLICATE if changed is False else _ACCEPTED)
 
     def submit_dead(self, device: str, why: str, payload: bytes, topic: str, settle: Settle) -> None:
         """Keep what cannot be taken as a dead letter, with the first 4 KiB of its payload."""

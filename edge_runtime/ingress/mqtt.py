@@ -22,7 +22,7 @@ import msgspec
 
 from devices.registry import Login, Registry
 from edge_runtime.clock import Clock
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, StorageError
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.meters import Counters, Histogram
 from edge_runtime.ingress.mqtt_connection import Connection
@@ -105,7 +105,9 @@ class MqttFrontDoor:
         self._timer: asyncio.TimerHandle | None = None
         self._turned = clock.monotonic()
         self._empty = asyncio.Event()
+        self._reading: set[asyncio.Task[None]] = set()
         registry.watch(self._device_changed)
+        admission.twin.watch(self._configured)
 
     async def start(self, host: str, port: int) -> int:
         """Listen on `host`:`port` (0: any free port); returns the port. Raises EdgeError."""
@@ -215,6 +217,27 @@ class MqttFrontDoor:
         self._refusing.discard(connection)
         if self._devices.get(device) is connection:
             del self._devices[device]
+
+    def bring_config(self, connection: Connection, device: str) -> None:
+        """Read the newest configuration of a device, and hand it to its connection."""
+        task = asyncio.ensure_future(self._bring_config(connection, device))
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _bring_config(self, connection: Connection, device: str) -> None:
+        try:
+            found = await self.admission.twin.config(device)
+        except StorageError as error:
+            self.log(f"the configuration of '{device}' could not be read: {error}")
+            return
+        if found is not None:
+            version, content = found
+            connection.deliver_config(version, content.value())
+
+    def _configured(self, device: str) -> None:
+        connection = self._devices.get(device)
+        if connection is not None:
+            connection.configure()
 
     def left(self, connection: Connection, device: str) -> None:
         """A connection is gone."""

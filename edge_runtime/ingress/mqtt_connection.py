@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from edge_runtime.events import DEVICE, NAME
 from edge_runtime.ingress.admission import Settle, Verdict
@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
     """The asyncio protocol of one connection. Its deadline (keep-alive and the like) is watched by the door's wheel."""
 
     __slots__ = (
+        "_config_due",
         "_device",
         "_door",
         "_heard",
@@ -99,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._mute = False
         self._paused = False
         self._writing_paused = False
+        self._config_due = False
         self._routes: dict[str, Route] = {}
         self._subscriptions = Subscriptions("")
         self._waiting: deque[Message] = deque()
@@ -138,6 +140,8 @@ class Connection(asyncio.Protocol):
         """Called by asyncio."""
         self._writing_paused = False
         self.reconsider()
+        if self._config_due:
+            self.configure()
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: a segment, with any number of packets in it."""
@@ -187,13 +191,17 @@ class Connection(asyncio.Protocol):
         route: Route
         if place == "replies" and not kind:
             route = partial(admission.submit_reply, self._device)
+        elif place == "state" and not kind:
+            route = partial(admission.submit_state, self._device)
+        elif place == "config" and kind == "ack":
+            route = partial(admission.submit_config_ack, self._device)
         elif place == "events" and NAME.fullmatch(kind):
             route = partial(admission.submit, self._device, kind)
         elif topic == f"{self._tree}events":
             route = partial(admission.submit, self._device, None)
         else:
             # Closing the connection would make the device send it for ever.
-            route = partial(admission.submit_dead, self._device, "no event or reply belongs on this topic")
+            route = partial(admission.submit_dead, self._device, "no event, reply or state belongs on this topic")
         if len(self._routes) >= ROUTES:
             self._routes.clear()
         self._routes[topic] = route
@@ -205,6 +213,8 @@ class Connection(asyncio.Protocol):
                 self._connect(packet)
             case mqtt.PubAck():
                 self._subscriptions.acknowledged(packet.packet_id)
+                if self._config_due:
+                    self.configure()
             case mqtt.PingReq():
                 self._door.registry.last_seen[self._device] = self._door.clock.now()
                 self.send(mqtt.PINGRESP)
@@ -264,7 +274,7 @@ class Connection(asyncio.Protocol):
     def _subscribe(self, packet: mqtt.Subscribe) -> None:
         door = self._door
         codes = []
-        listening = False
+        listening = configured = False
         for pattern, qos in packet.filters:
             code = self._subscriptions.add(pattern, qos)
             codes.append(code)
@@ -275,9 +285,12 @@ class Connection(asyncio.Protocol):
                 )
             elif code != REFUSED:
                 listening = listening or self._subscriptions.listens(pattern)
+                configured = configured or self._subscriptions.configures(pattern)
         self.send(mqtt.suback(packet.packet_id, codes))
         if listening:
             door.on_listening(self._device)
+        if configured:
+            self.configure()
 
     # What admission decides
 
@@ -333,6 +346,21 @@ class Connection(asyncio.Protocol):
         if packet:
             self.send(packet)
         return packet is not None
+
+    def configure(self) -> None:
+        """Send the newest configuration, if there is one and the device has subscribed to it."""
+        self._config_due = False
+        if self._subscriptions.config_qos() is not None:
+            self._door.bring_config(self, self._device)
+
+    def deliver_config(self, version: int, content: Any) -> None:
+        """The newest configuration has been read; it goes out now, or as soon as there is room for it."""
+        if self._state != _OPEN:
+            return
+        packet = None if self._writing_paused else self._subscriptions.publish_config(version, content)
+        self._config_due = packet is None
+        if packet:
+            self.send(packet)
 
     def send(self, packet: bytes) -> None:
         """Have `packet` leave with whatever else this turn of the event loop brings."""

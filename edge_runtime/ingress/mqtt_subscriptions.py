@@ -1,6 +1,8 @@
-"""What one connected device has subscribed to, and the commands that are on their way to it."""
+"""What one connected device has subscribed to, and what is on its way to it: commands, configurations."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from edge_runtime import wire
 from edge_runtime.journal.records import Command
@@ -40,9 +42,29 @@ class Subscriptions:
         """Whether the filter stays within the device's tree."""
         return pattern.startswith(self._tree)
 
+    def configures(self, pattern: str) -> bool:
+        """Whether a granted filter may bring the configuration."""
+        return mqtt.matches(pattern, f"{self._tree}config")
+
     def listens(self, pattern: str) -> bool:
         """Whether a granted filter may bring commands."""
         return pattern[len(self._tree) :].partition("/")[0] in ("commands", "+", "#")
+
+    def config_qos(self) -> int | None:
+        """The QoS at which the device wants its configuration; None if it has not subscribed to it."""
+        granted = [qos for pattern, qos in self._filters.items() if mqtt.matches(pattern, f"{self._tree}config")]
+        return max(granted, default=None)
+
+    def publish_config(self, version: int, content: Any) -> bytes | None:
+        """The PUBLISH that brings a configuration; None if the device acknowledges too slowly for it just now."""
+        qos = self.config_qos()
+        if qos is None or len(self._in_flight) >= IN_FLIGHT:
+            return None
+        packet_id = 0
+        if qos:
+            packet_id = self._next_id()
+            self._in_flight[packet_id] = b"config"
+        return mqtt.publish(f"{self._tree}config", wire.encode_config(version, content), qos=qos, packet_id=packet_id)
 
     def publish(self, command: Command) -> bytes | None:
         """The PUBLISH that brings a command; None if the device has not subscribed to it or acknowledges too slowly.
