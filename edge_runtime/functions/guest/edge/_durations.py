@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
@@ -15,6 +16,7 @@ _LIMITS = {
 }
 
 
+@lru_cache(maxsize=64)  # a function says the same few lengths with every event: 2 us of a command's 25
 def microseconds(length: float | str, name: str, longest: str) -> int:
     """A length of time in seconds, or as text such as "90s" or "5m", in microseconds: above 0, at most `longest`."""
     if isinstance(length, str):
