@@ -16,7 +16,7 @@ _LIMITS = {
 }
 
 
-@lru_cache(maxsize=64)  # a function says the same few lengths with every event: 2 us of a command's 25
+@lru_cache(maxsize=64, typed=True)  # a function says the same few lengths with every event: 2 us of a command's 25
 def microseconds(length: float | str, name: str, longest: str) -> int:
     """A length of time in seconds, or as text such as "90s" or "5m", in microseconds: above 0, at most `longest`."""
     if isinstance(length, str):
