@@ -105,6 +105,27 @@ class Mqtt(msgspec.Struct, frozen=True):
         return _host_and_port(self.listen)[1]
 
 
+class Coap(msgspec.Struct, frozen=True):
+    """The CoAP front door, where boards connect over UDP."""
+
+    listen: str = ""
+    """Address and port, such as `127.0.0.1:5683`; empty for no such door."""
+    insecure: bool = False
+    """Take keys in the clear from other machines too; without it, who comes over a network must speak OSCORE."""
+    max_body: Annotated[int, _size(1 << 10, 1 << 20)] = 64 << 10
+    """A larger body, in blocks, is refused."""
+
+    @property
+    def host(self) -> str:
+        """The address of `listen`."""
+        return _host_and_port(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of `listen`; 0 for any free one."""
+        return _host_and_port(self.listen)[1]
+
+
 class Http(msgspec.Struct, frozen=True):
     """The HTTP door of the endpoints that apps have (`@app.http`)."""
 
@@ -212,6 +233,7 @@ class Config(msgspec.Struct, frozen=True):
 
     gateway: Gateway = Gateway()
     mqtt: Mqtt = Mqtt()
+    coap: Coap = Coap()
     http: Http = Http()
     journal: Journal = Journal()
     functions: Functions = msgspec.field(default_factory=Functions)
@@ -307,7 +329,7 @@ class _Reader:
             return self._folder(self._leaf(raw, str, where))
         value = self._leaf(raw, kind, where)
         try:
-            if where == "mqtt.listen" or (where == "http.listen" and value):
+            if where == "mqtt.listen" or (where in ("coap.listen", "http.listen") and value):
                 _host_and_port(value)
             elif where.endswith(".url"):
                 _check_url(value)

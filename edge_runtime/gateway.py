@@ -39,6 +39,7 @@ from edge_runtime.functions.settings import default_limits, limits_by_app, scali
 from edge_runtime.functions.stats import AppStats
 from edge_runtime.grants import Grants
 from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits, Elsewhere
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
@@ -90,6 +91,8 @@ class Gateway:
         self.config = config
         self._clock = clock
         self._rng = rng
+        self.coap: CoapFrontDoor | None = None
+        self.coap_port = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._stored_events = 0
@@ -155,7 +158,7 @@ class Gateway:
         )
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
-        self.inventory = Inventory(self.registry, orders, clock, self.doors.connected)
+        self.inventory = Inventory(self.registry, admission.twin, orders, clock, self.doors.connected)
         self.outbox = Outbox(self.journal, self.doors, clock, tables.outbox)
         self.door.on_listening = self.outbox.listening
         self.targets = {}
@@ -196,6 +199,23 @@ class Gateway:
         )
         stack.push_async_callback(self.flows.stop)
         await self.deployments.resume()
+        if config.coap.listen:
+            self.coap = CoapFrontDoor(
+                admission,
+                self.registry,
+                clock,
+                security=_security.warning,
+                log=_log.warning,
+                random=self._rng.random,
+                limits=CoapLimits(max_body=config.coap.max_body),
+                insecure=config.coap.insecure,
+                elsewhere=self._coap_site,
+            )
+            self.coap.on_listening = self.outbox.listening
+            self.doors.add(self.coap)
+            self.coap_port = await self.coap.start(config.coap.host, config.coap.port)
+            stack.push_async_callback(self.coap.stop)
+            _log.info("boards send to coap://%s:%d", config.coap.host, self.coap_port)
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
@@ -208,6 +228,12 @@ class Gateway:
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
+
+    def _coap_site(self, door: CoapFrontDoor) -> Elsewhere:
+        # Not imported before it is needed: 11 MB of the daemon; boards that post plain events never need it.
+        from edge_runtime.ingress.coap_site import CoapSite
+
+        return CoapSite(door, self._clock, oscore=self.config.gateway.data / "oscore")
 
     async def stop(self) -> None:
         """Close the doors, let the flows commit, close the journal."""
@@ -245,7 +271,7 @@ class Gateway:
     def _count(self, stored: Sequence[Stored]) -> None:
         self._stored_events += sum(type(item.record) is Event for item in stored)
         if any(type(item.record) in (Event, DeadLetter) for item in stored):
-            self._refused = self.door.counters.refused
+            self._refused = self._refusals()
 
     # Apps
 
@@ -377,8 +403,12 @@ class Gateway:
         """Whether it does all that it promises just now."""
         return self._health(self.control.rows())
 
+    def _refusals(self) -> int:
+        """Messages that could not be stored, at all doors."""
+        return self.door.counters.refused + (self.coap.counters.refused if self.coap is not None else 0)
+
     def _health(self, rows: Sequence[FlowRow]) -> Health:
-        return instrumentation.health(self.door.counters.refused <= self._refused, rows, self.deployments.broken)
+        return instrumentation.health(self._refusals() <= self._refused, rows, self.deployments.broken)
 
     def status(self) -> Status:
         """The gateway at a glance."""
@@ -408,6 +438,8 @@ class Gateway:
             restarts=stats.restarts,
             cold_starts=list(stats.cold_starts),
             jail=self._jail(),
+            coap=f"{self.config.coap.host}:{self.coap_port}" if self.coap is not None else "",
+            coap_door=instrumentation.coap_door(self.coap) if self.coap is not None else {},
         )
 
     def _jail(self) -> list[str]:

@@ -126,6 +126,13 @@ def status(
         f" (p50 {door.p50 / 1e3:.2f} ms, p99 {door.p99 / 1e3:.2f} ms), {door.duplicates} repeated, {door.dead} dead,"
         f" {door.refused} refused, {door.failed_logins} failed logins"
     )
+    if found.coap:
+        coap = found.coap_door
+        out.print(
+            f"CoAP door, coap://{found.coap}: {coap['messages']} messages, {coap['acknowledged']} acknowledged"
+            f" (p50 {coap['p50'] / 1e3:.2f} ms, p99 {coap['p99'] / 1e3:.2f} ms), {coap['repeats']} repeated,"
+            f" {coap['dead']} dead, {coap['refused'] + coap['busy']} put off, {coap['failed_logins']} failed logins"
+        )
     stops = found.stops
     out.print(
         f"Functions: {found.calls} calls, {stops.error} failed, {stops.timeout} timed out;"

@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from devices.registry import Registry
+from devices.registry import Login, Registry
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, WireError
 from edge_runtime.ingress import coap_request, formats
@@ -106,6 +106,10 @@ class Elsewhere(Protocol):
         """As `Outlet.deliver`."""
         ...
 
+    def end(self, device: str) -> None:
+        """End what a device observes: it may not be who it was."""
+        ...
+
     async def stop(self) -> None:
         """End all observations."""
         ...
@@ -123,7 +127,7 @@ class _Load:
 class _Route:
     """What a peer's options mean, as long as it sends the same ones."""
 
-    __slots__ = ("length", "load", "options", "target", "topic")
+    __slots__ = ("length", "load", "options", "target", "topic", "until")
 
     def __init__(self, options: bytes, target: Target, load: _Load) -> None:
         self.options = options
@@ -131,6 +135,8 @@ class _Route:
         self.target = target
         self.topic = target.topic
         self.load = load
+        self.until = 0
+        """When, by the wall clock, its key is void; 0 for never."""
 
 
 class _Post:
@@ -192,7 +198,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         # Looked up for every message.
         self._monotonic = clock.monotonic
         self._max_datagram = self.limits.max_datagram
-        registry.watch(lambda _device: self.layer.forget_routes())
+        registry.watch(self._device_changed)
 
     async def start(self, host: str, port: int) -> int:
         """Listen on `host`:`port` (0: any free port); returns the port. Raises EdgeError."""
@@ -248,6 +254,11 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         self._timer = asyncio.get_running_loop().call_later(TICK, self._on_timer)
         self.tick()
 
+    def _device_changed(self, device: str) -> None:
+        self.layer.forget_routes()
+        if self._elsewhere is not None:
+            self._elsewhere.end(device)
+
     # asyncio.DatagramProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -276,6 +287,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
                     end + 1 < len(data) <= self._max_datagram
                     and data[end] == numbers.PAYLOAD_MARKER
                     and compare_digest(data[start:end], route.options)
+                    and (not route.until or self.clock.now() < route.until)
                 ):
                     self._post(route, endpoint, data, data[end + 1 :], now)
                     if self.layer.out:
@@ -329,13 +341,15 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
             if message.type == numbers.CON or refusal.code != numbers.BAD_OPTION:  # section 5.4.1
                 layer.refuse(data, addr, refusal.code)
             return
-        if target.device and not self._let_in(target, data, addr):
+        login = self._let_in(target, data, addr) if target.device else None
+        if target.device and login is None:
             return
         if target.hot:
             endpoint = layer.endpoint(addr, now)
             start = 4 + len(message.token)
             end = len(data) - len(message.payload) - 1 if message.payload else len(data)
             route = _Route(data[start:end], target, self._loads.setdefault(target.device, _Load()))
+            route.until = login.until if login is not None else 0
             if target.identity is None and not target.wrong:
                 endpoint.route = route
             self._post(route, endpoint, data, message.payload, now)
@@ -349,12 +363,13 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         if not self._elsewhere.receive(data, addr, target.device, bool(target.device)):
             self._busy(data, addr)
 
-    def _let_in(self, target: Target, data: bytes, addr: Address) -> bool:
+    def _let_in(self, target: Target, data: bytes, addr: Address) -> Login | None:
         """Whether the key is the device's. A refusal is told, but not to one who tries on and on."""
         if target.key is not None and (self._insecure or from_here(addr)):
-            if self.registry.verify(target.device, target.key):
-                return True
-            why = "wrong key, unknown or blocked"
+            login = self.registry.login(target.device, target.key)
+            if not login.refused:
+                return login
+            why = login.refused
         elif target.key is not None:
             why = "it shows its key in the clear, which is allowed from this machine only ([coap] insecure)"
         else:
@@ -363,7 +378,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         self.security(f"refused {target.device!r} over CoAP from {_shown(addr)}: {why}")
         if not self._failures.delay(str(addr[0])):
             self.layer.refuse(data, addr, numbers.UNAUTHORIZED)
-        return False
+        return None
 
     def _busy(self, data: bytes, addr: Address) -> None:
         self.counters.busy += 1

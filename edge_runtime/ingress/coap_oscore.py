@@ -24,8 +24,8 @@ from devices.keys import OscoreContext
 MAX_OPEN = 1024
 """Contexts held ready; beyond them the one not used for longest is put away, which costs it a write."""
 
-Find = Callable[[bytes, bytes | None], tuple[str, OscoreContext] | None]
-"""The device and context for a `kid` and `kid context`; None where there is none that may be used now."""
+Find = Callable[[bytes], tuple[str, OscoreContext] | None]
+"""The device and context for a `kid`; None where there is none that may be used now."""
 
 
 class Contexts(CredentialsMap):  # type: ignore[misc]  # aiocoap has no types
@@ -43,10 +43,12 @@ class Contexts(CredentialsMap):  # type: ignore[misc]  # aiocoap has no types
     def find_oscore(self, unprotected: dict[Any, Any]) -> Any:
         """The context for a request's header. Raises KeyError."""
         kid = unprotected.get(oscore.COSE_KID)
-        found = self._find(kid, unprotected.get(oscore.COSE_KID_CONTEXT)) if isinstance(kid, bytes) else None
+        found = self._find(kid) if isinstance(kid, bytes) else None
         if found is None:
             raise KeyError
         device, secrets = found
+        if unprotected.get(oscore.COSE_KID_CONTEXT, secrets.id_context) != secrets.id_context:
+            raise KeyError
         name = sha256(secrets.encode()).hexdigest()[:32]
         context = self._open.get(name)
         if context is None:

@@ -24,11 +24,12 @@ from aiocoap.tokenmanager import TokenManager
 from aiocoap.transports.oscore import OSCOREAddress
 from aiocoap.util.linkformat import Link, LinkFormat
 
+from devices.keys import OscoreContext
 from edge_runtime.clock import Clock
 from edge_runtime.ingress import coap_request
 from edge_runtime.ingress.admission import Verdict
 from edge_runtime.ingress.coap import Address, CoapFrontDoor, code_of_dead, from_here
-from edge_runtime.ingress.coap_oscore import Contexts, Find
+from edge_runtime.ingress.coap_oscore import Contexts
 from edge_runtime.ingress.coap_request import Refusal, Target
 from edge_runtime.journal.records import Command
 from edge_runtime.proto.coap import Message, Transmission
@@ -144,14 +145,12 @@ class _Share:
 class CoapSite:
     """Implements `coap.Elsewhere`."""
 
-    def __init__(
-        self, door: CoapFrontDoor, clock: Clock, *, oscore: Path, find: Find, config: Config | None = None
-    ) -> None:
-        """`oscore`: the folder where security contexts keep their numbers; `find`: whose they are."""
+    def __init__(self, door: CoapFrontDoor, clock: Clock, *, oscore: Path, config: Config | None = None) -> None:
+        """`oscore`: the folder where security contexts keep their numbers."""
         self.door = door
         self._known = _Share(clock, door.limits.max_exchanges_elsewhere)
         self._strangers = _Share(clock, door.limits.max_strangers)
-        self._contexts = Contexts(oscore, find)
+        self._contexts = Contexts(oscore, self._find)
         self._proven: OrderedDict[Address, None] = OrderedDict()
         """Where a request came from that OSCORE has shown to be a device's, of late."""
         self.commands = Commands(self)
@@ -193,6 +192,19 @@ class CoapSite:
         """As `Elsewhere.stop`."""
         await self._context.shutdown()
         self._contexts.close()
+
+    def end(self, device: str) -> None:
+        """As `Elsewhere.end`."""
+        self.commands.end(device)
+        self.config.end(device)
+
+    def _find(self, kid: bytes) -> tuple[str, OscoreContext] | None:
+        login, context = self.door.registry.oscore(kid)
+        if context is None:
+            self.door.counters.failed_logins += 1
+            self.door.security(f"refused a request over CoAP in OSCORE: {login.refused}")
+            return None
+        return login.device, context
 
     def resource(self, request: Any) -> Any:
         """What a request is about. Raises aiocoap's errors."""
@@ -387,6 +399,13 @@ class Commands(resource.Resource):  # type: ignore[misc]
         """The devices that observe."""
         return frozenset(self._observers)
 
+    def end(self, device: str) -> None:
+        """End a device's observation."""
+        observer = self._observers.get(device)
+        if observer is not None:
+            observer.ended = True
+            observer.more.set()
+
     def deliver(self, command: Command) -> bool:
         """Take a command for a device that observes, or is asking just now."""
         observer = self._observers.get(command.device)
@@ -468,6 +487,12 @@ class Configs(resource.ObservableResource):  # type: ignore[misc]
         observation = self._by_device.get(device)
         if observation is not None:
             observation.trigger()
+
+    def end(self, device: str) -> None:
+        """End a device's observation."""
+        observation = self._by_device.pop(device, None)
+        if observation is not None:
+            observation.trigger(aiocoap.Message(code=aiocoap.UNAUTHORIZED), is_last=True)
 
     async def render_get(self, request: Any) -> Any:
         """The configuration as it stands."""

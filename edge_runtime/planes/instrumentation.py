@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from edge_runtime.ingress.coap import CoapFrontDoor
 from edge_runtime.ingress.mqtt import MqttFrontDoor
 from edge_runtime.planes.messages import Door, FlowRow, Health
 
@@ -31,3 +32,9 @@ def door(front: MqttFrontDoor) -> Door:
     """The front door's figures."""
     counters = msgspec.structs.asdict(front.counters)
     return Door(front.latency.quantile(0.5), front.latency.quantile(0.99), **counters)
+
+
+def coap_door(front: CoapFrontDoor) -> dict[str, int]:
+    """The CoAP door's figures."""
+    latency = {"p50": front.latency.quantile(0.5), "p99": front.latency.quantile(0.99)}
+    return {**msgspec.structs.asdict(front.counters), **latency, "repeats": front.layer.repeats}
