@@ -6,8 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edge_runtime.errors import EdgeError
 from edge_runtime.planes.http import guarded, lines, read, reply
-from edge_runtime.planes.inventory import Importing, Inventory, NewDevice, NewKey, Ordering, Tagging
+from edge_runtime.planes.inventory import Importing, Inventory, NewConfig, NewDevice, NewKey, Ordering, Tagging
 
 MAX_IMPORT = 64 << 20
 
@@ -26,10 +27,10 @@ def routes(inventory: Inventory) -> list[Route]:
         return reply(await inventory.add(await read(request, NewDevice)), 201)
 
     async def show(request: Request) -> Response:
-        return reply(inventory.detail(named(request)))
+        return reply(await inventory.detail(named(request)))
 
     async def remove(request: Request) -> Response:
-        await registry.remove(named(request))
+        await inventory.remove(named(request))
         return reply(inventory.rows())
 
     async def rotate(request: Request) -> Response:
@@ -40,19 +41,19 @@ def routes(inventory: Inventory) -> list[Route]:
 
     async def remove_key(request: Request) -> Response:
         await registry.remove_key(named(request), request.path_params["key"])
-        return reply(inventory.detail(named(request)))
+        return reply(await inventory.detail(named(request)))
 
     async def block(request: Request) -> Response:
         await registry.block(named(request))
-        return reply(inventory.detail(named(request)))
+        return reply(await inventory.detail(named(request)))
 
     async def unblock(request: Request) -> Response:
         await registry.unblock(named(request))
-        return reply(inventory.detail(named(request)))
+        return reply(await inventory.detail(named(request)))
 
     async def tag(request: Request) -> Response:
         await registry.tag(named(request), (await read(request, Tagging)).tags)
-        return reply(inventory.detail(named(request)))
+        return reply(await inventory.detail(named(request)))
 
     async def order(request: Request) -> Response:
         return reply(await inventory.order(named(request), await read(request, Ordering)), 201)
@@ -60,6 +61,18 @@ def routes(inventory: Inventory) -> list[Route]:
     async def orders(request: Request) -> Response:
         registry.info(named(request))
         return reply(inventory.orders.of(named(request)))
+
+    async def config(request: Request) -> Response:
+        version = request.query_params.get("version", "0")
+        if not version.isdecimal() or len(version) > 9:
+            raise EdgeError("'version' is a number")
+        return reply(await inventory.config(named(request), int(version)))
+
+    async def configure(request: Request) -> Response:
+        return reply(await inventory.configure(named(request), await read(request, NewConfig)), 201)
+
+    async def states(request: Request) -> Response:
+        return reply(await inventory.states(named(request)))
 
     async def export(_: Request) -> Response:
         return lines(inventory.exported())
@@ -80,6 +93,9 @@ def routes(inventory: Inventory) -> list[Route]:
         Route("/devices/{device}/block", guarded(block), methods=["POST"]),
         Route("/devices/{device}/unblock", guarded(unblock), methods=["POST"]),
         Route("/devices/{device}/tags", guarded(tag), methods=["POST"]),
+        Route("/devices/{device}/config", guarded(config)),
+        Route("/devices/{device}/config", guarded(configure), methods=["POST"]),
+        Route("/devices/{device}/states", guarded(states)),
         Route("/devices/{device}/commands", guarded(orders)),
         Route("/devices/{device}/commands", guarded(order), methods=["POST"]),
     ]

@@ -26,12 +26,15 @@ from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
 from edge_runtime.planes.deployments import Rollback, VersionRow
 from edge_runtime.planes.inventory import (
+    ConfigRow,
     DeviceDetail,
     Importing,
+    NewConfig,
     NewDevice,
     NewKey,
     NewKeyRow,
     Ordering,
+    StateRow,
     Tagging,
 )
 from edge_runtime.planes.messages import (
@@ -193,6 +196,19 @@ class Client:
     def tag_device(self, device: str, tags: dict[str, str]) -> DeviceDetail:
         """Set tags of a device; an empty value removes one."""
         return self._device(device, "tags", DeviceDetail, Tagging(tags))
+
+    def config(self, device: str, version: int = 0) -> ConfigRow:
+        """A version of a device's configuration, by default the newest."""
+        query = f"?version={version}" if version else ""
+        return self._device(device, f"config{query}", ConfigRow, method="GET")
+
+    def configure(self, device: str, request: NewConfig) -> ConfigRow:
+        """Give a device a new configuration."""
+        return self._device(device, "config", ConfigRow, request)
+
+    def states(self, device: str) -> list[StateRow]:
+        """The last states that a device has reported, the newest first."""
+        return self._device(device, "states", list[StateRow], method="GET")
 
     def order(self, device: str, request: Ordering) -> Order:
         """Give a device a command."""

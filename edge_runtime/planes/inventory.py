@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Collection
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -13,8 +15,9 @@ from devices import exchange, keys
 from devices.exchange import DeviceLine, Imported
 from devices.orders import Order, Orders
 from devices.registry import DeviceInfo, Registry
+from devices.twin import BYTES, Content, Index, Twin, json_content
 from edge_runtime.clock import Clock
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, NotFound
 from edge_runtime.journal.records import Key
 from edge_runtime.planes.messages import DeviceKey, DeviceRow
 
@@ -105,15 +108,49 @@ class DeviceDetail(msgspec.Struct):
     keys: list[KeyRow]
     orders: list[Order]
     """Commands that persons have given since the gateway started, or that were under way then; the newest first."""
+    twin: Index
+    """What there is of configurations and states."""
+
+
+class NewConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """A new configuration: plain values, or bytes that only the device understands."""
+
+    config: Any = None
+    data: bytes | None = None
+
+
+class ConfigRow(msgspec.Struct):
+    """A version of a device's configuration."""
+
+    device: str
+    version: int
+    time: int
+    form: str
+    config: Any
+    """Bytes are `{"base64": ...}`."""
+    twin: Index
+
+
+class StateRow(msgspec.Struct):
+    """A state that a device has reported."""
+
+    time: int
+    state: Any
 
 
 class Inventory:
     """Everything that can be asked of the devices, and done to them."""
 
     def __init__(
-        self, registry: Registry, orders: Orders, clock: Clock, connected: Callable[[], Collection[str]]
+        self,
+        registry: Registry,
+        twin: Twin,
+        orders: Orders,
+        clock: Clock,
+        connected: Callable[[], Collection[str]],
     ) -> None:
         self.registry = registry
+        self.twin = twin
         self.orders = orders
         self._clock = clock
         self._connected = connected
@@ -126,9 +163,10 @@ class Inventory:
             for d in self.registry.list()
         ]
 
-    def detail(self, device: str) -> DeviceDetail:
+    async def detail(self, device: str) -> DeviceDetail:
         """One device in full."""
         info: DeviceInfo = self.registry.info(device)
+        twin = await self.twin.index(device)
         return DeviceDetail(
             device,
             info.created,
@@ -139,7 +177,36 @@ class Inventory:
             info.tags,
             [_row(key) for key in info.keys],
             self.orders.of(device),
+            twin,
         )
+
+    async def remove(self, device: str) -> None:
+        """Forget a device, its keys and its twin."""
+        await self.registry.remove(device)
+        await self.twin.forget(device)
+
+    async def config(self, device: str, version: int = 0) -> ConfigRow:
+        """A version of a device's configuration, by default the newest. Raises NotFound."""
+        self.registry.info(device)
+        index = await self.twin.index(device)
+        found = await self.twin.config(device, version)
+        if found is None:
+            which = f"no version {version} of a configuration" if version else "no configuration"
+            hint = f"Kept: {', '.join(str(kept.number) for kept in index.configs)}." if index.configs else ""
+            raise NotFound(f"there is {which} for '{device}'", hint=hint)
+        number, content = found
+        kept = next(kept for kept in index.configs if kept.number == number)
+        return ConfigRow(device, number, kept.time, content.form, plain(content.value()), index)
+
+    async def configure(self, device: str, request: NewConfig) -> ConfigRow:
+        """Give a device a new configuration; it is sent at once where the device is connected."""
+        content = Content(BYTES, request.data) if request.data is not None else json_content(request.config)
+        return await self.config(device, await self.twin.set_config(device, content))
+
+    async def states(self, device: str) -> list[StateRow]:
+        """The last states that a device has reported, the newest first."""
+        self.registry.info(device)
+        return [StateRow(kept.time, plain(content.value())) for kept, content in await self.twin.states(device)]
 
     async def add(self, request: NewDevice) -> DeviceKey:
         """Register a device; its token, if it gets one, is shown this once."""
@@ -183,6 +250,17 @@ class Inventory:
     async def take_in(self, request: Importing) -> Imported:
         """Have devices be as these lines say."""
         return await exchange.take_in(self.registry, request.devices)
+
+
+def plain(value: Any) -> Any:
+    """A board's value as JSON can have it."""
+    if isinstance(value, bytes):
+        return {"base64": b64encode(value).decode()}
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _row(key: Key) -> KeyRow:
