@@ -295,6 +295,16 @@ def test_the_function_of_a_schedule_is_run_at_a_moment() -> None:
     assert tick(every, due=5).emitted == [Emitted("poll", {"due": 5, "device": "gateway"})]
 
 
+@timely.schedule(cron="0 6 * * *")
+def careless(event: Event, ctx: Context) -> None:
+    ctx.command(event.device, "fan")
+
+
+def test_the_event_of_a_schedule_has_no_device_to_command() -> None:
+    with pytest.raises(FunctionFailed, match="'gateway' is no device"):
+        tick(careless)
+
+
 def test_the_function_of_an_endpoint_is_run_on_a_request() -> None:
     reply = request(order, {"n": 1}, query={"a": "b"}, headers={"X-Shop": "north"}).reply
     assert reply is not None

@@ -109,6 +109,8 @@ class Context:
         yet, whichever app gave them.
         """
         self._kept("give commands")
+        if device == "gateway":
+            raise ValueError("'gateway' is no device: the event at hand has none, so name the one that is meant")
         if device != self._event.device:
             self._require("command", device)
         _check_name(name, "a command's name")
