@@ -121,6 +121,37 @@ def test_a_command_shows_its_reply_or_that_none_came(gateway: Gateway) -> None:
     assert "Traceback" not in wrong.stderr
 
 
+def test_a_configuration_and_whether_the_device_has_taken_it(gateway: Gateway, tmp_path: Path) -> None:
+    key = gateway.json("device", "add", "gh-twin")["key"]
+    assert "no configuration" in gateway.edge("device", "config", "get", "gh-twin").stderr
+    assert "has not reported" in gateway.says("device", "state", "gh-twin")
+    (tmp_path / "config.json").write_text('{"every": 5}')
+    gateway.says("device", "config", "set", "gh-twin", f"@{tmp_path}/config.json")
+    assert gateway.json("device", "config", "set", "gh-twin", "@edge.toml", "--raw")["form"] == "bytes"
+    assert gateway.json("device", "config", "set", "gh-twin", '{"every": 7}')["version"] == 3
+    assert gateway.json("device", "config", "get", "gh-twin", "--version", "1")["config"] == {"every": 5}
+    assert "not JSON" in gateway.edge("device", "config", "set", "gh-twin", "{every}").stderr
+    assert "not taken" in gateway.says("device", "config", "get", "gh-twin")
+
+    async def board() -> None:
+        client = Client(*await asyncio.open_connection("127.0.0.1", port(gateway)))
+        client.send(connect_packet("gh-twin", key), subscribe_packet(1, ("/devices/gh-twin/config", 1)))
+        assert await client.receive() == ACCEPTED
+        assert (await client.receive())[0] == 0x90
+        assert b"every" in await client.receive()
+        told = {"config/ack": {0: 3, 1: 0}, "state": {0: {"fan": True, "raw": b"\xff"}}}
+        for number, (topic, payload) in enumerate(told.items(), 1):
+            topic = f"/devices/gh-twin/{topic}"
+            client.send(mqtt.publish(topic, cbor2.dumps(payload), qos=1, packet_id=number))
+            assert await client.receive() == bytes((0x40, 2, 0, number))
+        client.close()
+
+    asyncio.run(board())
+    assert "taken by the device" in gateway.says("device", "config", "get", "gh-twin")
+    assert gateway.json("device", "state", "gh-twin")[0]["state"] == {"fan": True, "raw": {"base64": "/w=="}}
+    assert '"fan":true' in gateway.says("device", "state", "gh-twin")
+
+
 def test_there_and_back_again(gateway: Gateway, tmp_path: Path) -> None:
     key = gateway.json("device", "add", "gh-moves", "--tag", "bay=1", "--profile", "iotcore")["key"]
     gateway.says("device", "key", "add", "gh-moves", "--oscore")
