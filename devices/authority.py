@@ -110,7 +110,9 @@ class Authority:
             wanted = list(dict.fromkeys([*wanted, *names_had]))[:MAX_NAMES]
         key = ec.generate_private_key(ec.SECP256R1())
         end = min(now + SERVER_DAYS * DAY, _micros(ca.not_valid_after_utc))
-        builder = _builder(key, _name(wanted[0]), ca.subject, _micros(ca.not_valid_before_utc), end)
+        builder = _builder(
+            key, _name(wanted[0] if wanted else "edge"), ca.subject, _micros(ca.not_valid_before_utc), end
+        )
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(sign_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
+from devices.authority import Authority, own_names
 from devices.orders import Orders
 from devices.registry import Registry
 from edge_runtime import __version__, expr
@@ -146,6 +147,8 @@ class Gateway:
         tables = await self.journal.tables()
         self.registry = await Registry.open(self.journal, clock, (config.gateway.name,))
         stack.push_async_callback(self._remember_seen)
+        self.authority = Authority(data / "ca")
+        self._renew_certificate(look=True)
         orders = await Orders.open(self.journal, self.registry, clock)
         admission = await Admission.open(self.journal, self.registry, clock, _security.warning)
         self.door = MqttFrontDoor(
@@ -158,7 +161,7 @@ class Gateway:
         )
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
-        self.inventory = Inventory(self.registry, admission.twin, orders, clock, self.doors.connected)
+        self.inventory = Inventory(self.registry, admission.twin, orders, self.authority, clock, self.doors.connected)
         self.outbox = Outbox(self.journal, self.doors, clock, tables.outbox)
         self.door.on_listening = self.outbox.listening
         self.targets = {}
@@ -252,7 +255,16 @@ class Gateway:
             except StorageError as error:
                 _log.warning("the journal could not be kept in order: %s", error)
             await self._remember_seen()
+            self._renew_certificate()
             await self._clock.sleep(TICK)
+
+    def _renew_certificate(self, *, look: bool = False) -> None:
+        if self.authority.exists and self._clock.now() > TRUSTED_AFTER:
+            try:
+                if self.authority.renew(own_names() if look else (), self._clock.now(), look=look):
+                    _log.info("the gateway's certificate was renewed: %s", self.authority.server_certificate)
+            except EdgeError as error:
+                _log.error("the gateway's certificate could not be renewed: %s", error)
 
     async def _remember_seen(self) -> None:
         with contextlib.suppress(StorageError):  # it is told again in a minute

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from devices.authority import write
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, out, print_json
 from edge_runtime.errors import EdgeError
 from edge_runtime.planes.client import connect
@@ -31,20 +32,33 @@ def add(
         Path | None, typer.Option(metavar="FILE", help="A public key (PEM): the device signs JWTs, ES256 or RS256.")
     ] = None,
     oscore: Annotated[bool, typer.Option("--oscore", help="An OSCORE context, for CoAP.")] = False,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="A certificate of the gateway's own CA, and its private key.")
+    ] = False,
+    to: Annotated[Path, typer.Option(help="The folder where certificate and private key are put.")] = Path("."),
     expires: Annotated[str, typer.Option(metavar="90d", help="For how long it is good: 30m, 12h, 90d.")] = "",
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Give a device one more key, by default a token, and show what is secret of it this once."""
-    if public_key is not None and oscore:
-        raise EdgeError("--public-key and --oscore are two keys", hint="Add one after the other.")
+    if (public_key is not None) + oscore + certificate > 1:
+        raise EdgeError("--public-key, --certificate and --oscore are different keys", hint="Add one after the other.")
+    files = [to / f"{device}.pem", to / f"{device}.key", to / f"{device}.ca.pem"]
+    if certificate:
+        _check_files(files)
     ttl = _ttl(expires)
     if public_key is not None:
         request = NewKey("public", _read(public_key), ttl)
     else:
-        request = NewKey("oscore" if oscore else "token", ttl=ttl)
+        request = NewKey("oscore" if oscore else "certificate" if certificate else "token", ttl=ttl)
     with connect(config_path) as client:
         made = client.add_key(device, request)
+    for file, text, mode in zip(
+        files, (made.certificate, made.private_key, made.ca), (0o644, 0o600, 0o644), strict=True
+    ):
+        if text:
+            write(file, text.encode(), mode)
+    made.private_key = ""
     if as_json:
         print_json(made)
         return
@@ -53,6 +67,8 @@ def add(
         out.print("Its OSCORE context, in hex, of which the secret is shown only now:")
         out.out(f"master secret {made.secret}\nmaster salt   {made.salt}")
         out.out(f"sender id     {made.sender_id}\nrecipient id  {made.recipient_id}")
+    elif made.certificate:
+        out.print(f"For the board: {files[0]}, {files[1]} (its private key, kept nowhere else), {files[2]}")
     elif made.secret:
         out.print("The token, shown only now:")
         out.out(made.secret)
@@ -72,6 +88,14 @@ def remove(
         print_json(found)
     else:
         out.print(f"Key {key} of {device} is void; {len(found.keys) or 'none'} left.")
+
+
+def _check_files(files: list[Path]) -> None:
+    for file in files:
+        if file.exists():
+            raise EdgeError(f"{file} is there already", hint="Move it away, or name another folder with --to.")
+        if not file.parent.is_dir():
+            raise EdgeError(f"{file.parent} is not a folder", hint="Make it, or name another one with --to.")
 
 
 def _ttl(text: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from devices import exchange, keys
+from devices.authority import Authority
 from devices.exchange import DeviceLine, Imported
 from devices.orders import Order, Orders
 from devices.registry import DeviceInfo, Registry
@@ -39,7 +40,7 @@ class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     """Give a device a key beside those that it has."""
 
     type: str = keys.TOKEN
-    """`token`, `public` (with `pem`) or `oscore`."""
+    """`token`, `public` (with `pem`), `certificate` (from the gateway's own CA) or `oscore`."""
     pem: str = ""
     """A public key, or a certificate whose public key it is."""
     ttl: int = 0
@@ -93,6 +94,11 @@ class NewKeyRow(msgspec.Struct):
     """For OSCORE: the id that the device sends with, in hex."""
     recipient_id: str = ""
     """For OSCORE: the id that the gateway sends with, in hex."""
+    certificate: str = ""
+    """For a certificate: itself, as PEM, and below that of the CA."""
+    private_key: str = ""
+    """For a certificate: the key that goes with it, as PEM."""
+    ca: str = ""
 
 
 class DeviceDetail(msgspec.Struct):
@@ -146,12 +152,14 @@ class Inventory:
         registry: Registry,
         twin: Twin,
         orders: Orders,
+        authority: Authority,
         clock: Clock,
         connected: Callable[[], Collection[str]],
     ) -> None:
         self.registry = registry
         self.twin = twin
         self.orders = orders
+        self._authority = authority
         self._clock = clock
         self._connected = connected
 
@@ -226,11 +234,20 @@ class Inventory:
                 return NewKeyRow(device, _row(key), text)
             case "public":
                 return NewKeyRow(device, _row(await self.registry.add_public_key(device, request.pem, expires)))
+            case "certificate":
+                self.registry.info(device)
+                issued = self._authority.issue(device, self._clock.now(), expires)
+                key = await self.registry.add_certificate(device, issued.der, issued.expires)
+                ca = self._authority.certificate.read_text()
+                texts = issued.certificate.decode(), issued.key.decode(), ca
+                return NewKeyRow(device, _row(key), "", "", "", "", *texts)
             case keys.OSCORE:
                 key, made = await self.registry.add_oscore(device, expires)
                 ids = made.recipient_id.hex(), made.sender_id.hex()
                 return NewKeyRow(device, _row(key), made.master_secret.hex(), made.master_salt.hex(), *ids)
-        raise EdgeError(f"a key of type '{request.type[:20]}' cannot be made here", hint="token, public or oscore.")
+        raise EdgeError(
+            f"a key of type '{request.type[:20]}' cannot be made here", hint="token, public, certificate or oscore."
+        )
 
     async def order(self, device: str, request: Ordering) -> Order:
         """Give a command, and with `wait` answer once it has ended or so much time has passed."""
