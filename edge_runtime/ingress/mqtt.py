@@ -1,12 +1,12 @@
-"""The MQTT front door: devices connect here, and commands leave here.
+"""The MQTT front door: devices connect here, and commands leave here; programs with the `app` profile use a broker.
 
 Topics and promises as in `docs/wire.md`. What the standard leaves open, or a device does not need, is decided so:
 
 - A PUBACK leaves when the message is durable. A message that cannot be stored is not acknowledged; the connection stops
   being read and is closed after `MqttLimits.linger`, since most clients send again only on a new connection.
-- QoS 2 is not offered (publishing with it closes the connection, subscriptions are granted QoS 1), nor are retained
-  messages (the flag is ignored), wills (ignored, with a line in the log) and sessions (none is ever present: commands
-  wait in the outbox and are sent when the device subscribes again).
+- To devices, QoS 2 is not offered (publishing with it closes the connection, subscriptions are granted QoS 1), nor are
+  retained messages (the flag is ignored), wills (ignored, with a line in the log) and sessions (none is ever present:
+  commands wait in the outbox and are sent when the device subscribes again).
 - Publishing outside its own tree closes a device's connection, subscribing is refused; each is a security-log line.
 - One connection per device: a new one takes over from the old one.
 """
@@ -24,12 +24,18 @@ from devices.registry import Login, Registry
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, StorageError
 from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.app_connection import AppConnection
+from edge_runtime.ingress.apps import Apps
 from edge_runtime.ingress.meters import Counters, Histogram
 from edge_runtime.ingress.mqtt_connection import Connection
 from edge_runtime.ingress.throttle import FailedLogins
+from edge_runtime.ingress.tls import HANDSHAKE_TIMEOUT, Certificates
+from edge_runtime.ingress.websocket import WebSocket
 from edge_runtime.ingress.wheel import Wheel
 from edge_runtime.journal.records import Command
 from edge_runtime.throttle import SECOND, ThrottledLog
+
+Peer = Connection | AppConnection
 
 MAX_STEP = 2
 """Ticks that pass at most between two turns of the wheel: while the gateway stood still, it did not listen."""
@@ -71,8 +77,13 @@ class MqttFrontDoor:
         security: Callable[[str], None],
         log: Callable[[str], None],
         limits: MqttLimits | None = None,
+        apps: Apps | None = None,
     ) -> None:
-        """`security` and `log` take lines of the security and the operations log; both are throttled here."""
+        """`security` and `log` take lines of the security and the operations log; both are throttled here.
+
+        `apps` is the profile for programs; without it only devices are let in.
+        """
+        self.apps = apps
         self.admission = admission
         self.registry = registry
         self.clock = clock
@@ -84,13 +95,13 @@ class MqttFrontDoor:
         """From the receipt of a message to the writing of its PUBACK."""
         self.on_listening: Callable[[str], None] = _nobody
         """Called with the id of a device that has subscribed to its commands."""
-        self.wheel: Wheel[Connection] = Wheel()
+        self.wheel: Wheel[Peer] = Wheel()
         self.unacknowledged = 0
         """Bytes of messages that wait for the journal, over all connections."""
         self.held: set[Connection] = set()
         """Connections that would be read again but for `max_unacknowledged_total`."""
         self.stopping = False
-        self._connections: set[Connection] = set()
+        self._connections: set[Peer] = set()
         self._strangers: dict[Connection, None] = {}
         """Connections that have not shown a key yet, oldest first."""
         self._devices: dict[str, Connection] = {}
@@ -98,9 +109,10 @@ class MqttFrontDoor:
         """Connections that end by the wall clock, and when: those of JWTs and of keys that expire."""
         self._failures = FailedLogins(clock)
         self._refusing: set[Connection] = set()
-        self._output: list[Connection] = []
+        self._output: list[Peer] = []
         self._acknowledged: list[int] = []
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._certificates: list[Certificates] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turned = clock.monotonic()
@@ -110,15 +122,43 @@ class MqttFrontDoor:
         admission.twin.watch(self._configured)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen on `host`:`port` (0: any free port); returns the port. Raises EdgeError."""
+        """Open the door on `host`:`port` (0: any free port); returns the port. Raises EdgeError."""
+        bound = await self.listen(host, port)
         self._loop = asyncio.get_running_loop()
-        try:
-            self._server = await self._loop.create_server(lambda: Connection(self), host, port, backlog=1024)
-        except OSError as error:
-            raise _cannot_listen(host, port, error) from error
         self._turned = self.clock.monotonic()
         self._timer = self._loop.call_later(1.0, self._on_timer)
-        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def listen(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: Certificates | None = None,
+        websocket: bool = False,
+        setting: str = "mqtt.listen",
+    ) -> int:
+        """Listen on one more address, with TLS or WebSocket or both; returns the port. Raises EdgeError."""
+        loop = asyncio.get_running_loop()
+
+        def made() -> asyncio.Protocol:
+            return Connection(self)
+
+        try:
+            server = await loop.create_server(
+                (lambda: WebSocket(made)) if websocket else made,
+                host,
+                port,
+                backlog=1024,
+                ssl=None if tls is None else tls.context,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
+            )
+        except OSError as error:
+            raise _cannot_listen(host, port, error, setting) from error
+        self._servers.append(server)
+        if tls is not None and tls not in self._certificates:
+            self._certificates.append(tls)
+        bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     async def stop(self) -> None:
@@ -126,8 +166,8 @@ class MqttFrontDoor:
         self.stopping = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._connections:
             for connection in list(self._connections):
                 connection.wind_up()
@@ -161,6 +201,11 @@ class MqttFrontDoor:
             now = self.clock.now()
             for connection in [connection for connection, until in self._until.items() if now >= until]:
                 connection.drop("its key or JWT has expired")
+        for certificates in self._certificates:
+            if said := certificates.tick():
+                self.log(said)
+        if self.apps is not None:
+            self.apps.tick()
 
     def _on_timer(self) -> None:
         assert self._loop is not None
@@ -210,8 +255,18 @@ class MqttFrontDoor:
             old.drop(f"the device connected again, as {connection.name}")
         self._devices[device] = connection
 
-    def closing(self, connection: Connection, device: str) -> None:
+    def handed_over(self, connection: Connection, heir: AppConnection) -> None:
+        """A connection turned out to be a program's."""
+        self.counters.accepted += 1
+        self._strangers.pop(connection, None)
+        self.wheel.remove(connection)
+        self._connections.discard(connection)
+        self._connections.add(heir)
+
+    def closing(self, connection: Peer, device: str) -> None:
         """A connection is being closed: nothing is delivered to it any more."""
+        if isinstance(connection, AppConnection):
+            return
         self._until.pop(connection, None)
         self.held.discard(connection)
         self._refusing.discard(connection)
@@ -239,12 +294,13 @@ class MqttFrontDoor:
         if connection is not None:
             connection.configure()
 
-    def left(self, connection: Connection, device: str) -> None:
+    def left(self, connection: Peer, device: str) -> None:
         """A connection is gone."""
         self.closing(connection, device)
         self.wheel.remove(connection)
         self._connections.discard(connection)
-        self._strangers.pop(connection, None)
+        if isinstance(connection, Connection):
+            self._strangers.pop(connection, None)
         self.counters.connections -= 1
         if not self._connections:
             self._empty.set()
@@ -268,7 +324,7 @@ class MqttFrontDoor:
         """A PUBACK goes out with the next flush, for a message of that time."""
         self._acknowledged.append(received)
 
-    def has_output(self, connection: Connection) -> None:
+    def has_output(self, connection: Peer) -> None:
         """A connection has something to send: all of them send at the end of this turn of the loop."""
         if not self._output:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -291,12 +347,12 @@ def _nobody(_device: str) -> None:
     """Nobody waits for devices."""
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> EdgeError:
+def _cannot_listen(host: str, port: int, error: OSError, setting: str) -> EdgeError:
     where = f"the MQTT front door cannot listen on {host}:{port}"
     if error.errno == errno.EADDRINUSE:
         return EdgeError(
             f"{where}: the port is in use",
-            hint="Stop what listens there (another gateway, a broker?), or set 'mqtt.listen' to another port.",
+            hint=f"Stop what listens there (another gateway, a broker?), or set '{setting}' to another port.",
         )
     reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-    return EdgeError(f"{where}: {reason}", hint="Set 'mqtt.listen' to an address and port of this machine.")
+    return EdgeError(f"{where}: {reason}", hint=f"Set '{setting}' to an address and port of this machine.")

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from devices.registry import Login
 from edge_runtime.events import DEVICE, NAME
 from edge_runtime.ingress.admission import Settle, Verdict
+from edge_runtime.ingress.app_connection import AppConnection
 from edge_runtime.ingress.mqtt_subscriptions import REFUSED, Subscriptions
+from edge_runtime.ingress.tls import peer_certificate
 from edge_runtime.journal.records import Command
 from edge_runtime.proto import mqtt
 
@@ -33,8 +36,15 @@ _OPEN = 1
 _REFUSING = 2
 """Its key was wrong; it will be told so after a delay."""
 _CLOSING = 3
+_HANDED_OVER = 4
+"""It is a program's: another object has the transport."""
 
 _REFUSED, _DUPLICATE, _DEAD = Verdict.REFUSED, Verdict.DUPLICATE, Verdict.DEAD
+
+
+NO_QOS_2 = "QoS 2, which is not offered to devices: QoS 1 does, since repeated events are recognised"
+_CODES: dict[int, mqtt.ConnectCode] = {mqtt.Reason.BAD_CREDENTIALS: mqtt.ConnectCode.BAD_CREDENTIALS}
+"""What MQTT 3.1.1 has for a reason; for all others it is that of a wrong key."""
 
 
 class Message:
@@ -64,6 +74,7 @@ class Connection(asyncio.Protocol):
         "_device",
         "_door",
         "_heard",
+        "_heir",
         "_machine",
         "_mute",
         "_out",
@@ -97,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._peer = ""
         self._patience = 0
         self._heard = 0
+        self._heir: AppConnection | None = None
         self._mute = False
         self._paused = False
         self._writing_paused = False
@@ -150,7 +162,10 @@ class Connection(asyncio.Protocol):
         now = door.clock.monotonic()
         for packet in self._machine.feed(data):
             if self._state > _OPEN:
-                return  # [MQTT-3.1.4-5]
+                if self._heir is None:
+                    return  # [MQTT-3.1.4-5]
+                self._heir.take(packet)
+                continue
             if type(packet) is mqtt.Publish:
                 self._publish(packet, now)
             else:
@@ -227,21 +242,42 @@ class Connection(asyncio.Protocol):
             case mqtt.Disconnect():
                 self._close()
             case mqtt.ProtocolViolation():
-                self._door.counters.violations += 1
-                self._door.log(f"the connection of {self.name} was closed: {packet}")
-                if packet.answer:
-                    self.send(packet.answer)
-                self._close()
+                self._violated(packet)
+            case _:
+                self._violated(mqtt.ProtocolViolation(NO_QOS_2, "docs/wire.md, Topics"))
+
+    def _violated(self, violation: mqtt.ProtocolViolation) -> None:
+        self._door.counters.violations += 1
+        self._door.log(f"the connection of {self.name} was closed: {violation}")
+        if violation.answer:
+            self.send(violation.answer)
+        self._close()
 
     def _connect(self, packet: mqtt.Connect) -> None:
         door = self._door
-        device, key = packet.user_name, packet.password
-        if device is None or key is None or not DEVICE.fullmatch(device):
-            self._refuse(mqtt.ConnectCode.BAD_CREDENTIALS, device, "no device id and key as user name and password")
+        name, key = packet.user_name, packet.password
+        if packet.properties.authentication_method is not None:
+            self._refuse(packet, mqtt.Reason.BAD_AUTHENTICATION_METHOD, name, "extended authentication is not offered")
             return
-        login = door.registry.login(device, key)
+        if name is not None and key is not None and door.apps is not None and door.apps.lets_in(name, key):
+            self._hand_over(packet)
+            return
+        certificate = None if self._transport is None else peer_certificate(self._transport)
+        if certificate is not None:
+            login = door.registry.login_by_certificate(certificate)
+            if not login.refused and name not in (None, login.device):
+                login = Login(login.device, f"its certificate is for '{login.device}'")
+        elif name is None or key is None or not DEVICE.fullmatch(name):
+            self._refuse(packet, mqtt.Reason.BAD_CREDENTIALS, name, "no device id and key as user name and password")
+            return
+        else:
+            login = door.registry.login(name, key)
+        device = login.device
         if login.refused:
-            self._refuse(mqtt.ConnectCode.NOT_AUTHORISED, device, login.refused)
+            self._refuse(packet, mqtt.Reason.NOT_AUTHORISED, name or device, login.refused)
+            return
+        if packet.version != 4:
+            self._refuse(packet, mqtt.Reason.UNSUPPORTED_VERSION, device, "devices speak MQTT 3.1.1")
             return
         self._device = device
         self._tree = f"/devices/{device}/"
@@ -257,11 +293,24 @@ class Connection(asyncio.Protocol):
         # No session outlives a connection: commands wait in the outbox instead, so none is ever "present".
         self.send(mqtt.connack(mqtt.ConnectCode.ACCEPTED))
 
-    def _refuse(self, code: mqtt.ConnectCode, device: str | None, why: str) -> None:
+    def _hand_over(self, packet: mqtt.Connect) -> None:
+        """A program has shown its key: all else is between it and the broker."""
+        door, transport = self._door, self._transport
+        assert transport is not None
+        assert door.apps is not None
+        self._heir = AppConnection(door, door.apps, transport, self._machine, packet, self._peer)
+        self._state = _HANDED_OVER
+        self._transport = None
+        door.handed_over(self, self._heir)
+        transport.set_protocol(self._heir)
+        self._heir.begin(packet)
+
+    def _refuse(self, packet: mqtt.Connect, reason: int, device: str | None, why: str) -> None:
         door = self._door
         door.counters.failed_logins += 1
         door.security(f"refused {'a client' if device is None else _shown(device)} from {self._peer}: {why}")
-        self.send(mqtt.connack(code))
+        code = _CODES.get(reason, mqtt.ConnectCode.NOT_AUTHORISED)
+        self.send(mqtt.connack(code) if packet.version == 4 else mqtt.version5.connack(reason))
         delay = door.delay_of_refusal(self, self._peer.rpartition(":")[0])
         if not delay:
             self._close()

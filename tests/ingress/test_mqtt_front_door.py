@@ -128,7 +128,7 @@ async def test_what_are_no_credentials_at_all_gets_code_4(house: House, device: 
 
 async def test_another_protocol_level_gets_code_1(house: House) -> None:
     client = await house.client()
-    client.send(connect_packet("d", house.key).replace(b"MQTT\4", b"MQTT\5"))
+    client.send(connect_packet("d", house.key).replace(b"MQTT\4", b"MQTT\6"))
     assert await client.receive() == b"\x20\x02\x00\x01"
     assert await client.receive() == b""
 

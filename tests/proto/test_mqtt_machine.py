@@ -97,7 +97,7 @@ def test_what_must_not_stand_at_the_start(statement: str, data: bytes) -> None:
     assert violation.answer == b""  # [MQTT-3.1.4-1]: closed without a CONNACK
 
 
-@pytest.mark.parametrize("data", [connect(level=5), connect(level=3, name=b"MQIsdp"), connect(level=0)])
+@pytest.mark.parametrize("data", [connect(level=6), connect(level=3, name=b"MQIsdp"), connect(level=0)])
 def test_another_protocol_level_is_answered_with_code_1(data: bytes) -> None:
     violation = the_violation(mqtt.ServerMachine(), data)
     assert violation.statement == "MQTT-3.1.2-2"
@@ -122,7 +122,8 @@ BAD_PACKETS = [
     ("MQTT-2.3.1-1", packet(0xA2, b"\0\0" + field(b"t"))),
     ("MQTT-3.3.1-2", packet(0x38, field(b"t"))),
     ("MQTT-3.3.1-4", packet(0x36, field(b"t") + b"\0\1")),
-    ("docs/wire.md, Topics", packet(0x34, field(b"t") + b"\0\1")),
+    ("MQTT-2.3.1-1", packet(0x34, field(b"t") + b"\0\0")),
+    ("MQTT-2.3.1-1", packet(0x34, field(b"t") + b"\0")),
     ("MQTT-3.3.2-1", packet(0x30, b"\0")),
     ("MQTT-3.3.2-1", packet(0x30, b"\0\x05abcd")),
     ("MQTT-3.3.2-2", packet(0x30, field(b"a/+/b"))),
@@ -147,8 +148,10 @@ BAD_PACKETS = [
     ("MQTT-4.8.0-1", packet(0x40, b"\0\1\0")),
     ("MQTT-4.8.0-1", packet(0xC0, b"?")),
     ("MQTT-4.8.0-1", packet(0xE0, b"?")),
-    *[("MQTT-4.8.0-1", packet(kind << 4, b"\0\1")) for kind in (0, 2, 5, 7, 9, 11, 13, 15)],
-    ("MQTT-4.8.0-1", packet(0x62, b"\0\1")),  # PUBREL with its right flags: there is no QoS 2 to release
+    *[("MQTT-4.8.0-1", packet(kind << 4, b"\0\1")) for kind in (0, 2, 9, 11, 13, 15)],
+    ("MQTT-3.6.1-1", packet(0x60, b"\0\1")),
+    ("MQTT-2.2.2-2", packet(0x52, b"\0\1")),
+    ("MQTT-4.8.0-1", packet(0x70, b"\0\1\0")),
     ("mqtt.max_packet", b"\x30\x80\x80\x80\x01"),
 ]
 
@@ -177,11 +180,17 @@ def test_the_other_packets() -> None:
     machine = machine_after_connect()
     assert machine.feed(
         mqtt.puback(258)
+        + mqtt.publish("t", b"x", qos=2, packet_id=3, dup=True)
+        + b"\x50\2\0\3\x62\2\0\3\x70\2\0\3"
         + packet(0x82, b"\0\1" + field(b"a/+") + b"\0" + field(b"#") + b"\2")
         + packet(0xA2, b"\0\2" + field(b"a/+"))
         + b"\xc0\0\xe0\0\xc0\0"
     ) == [
         mqtt.PubAck(258),
+        mqtt.Publication("t", b"x", 2, 3, True, False),
+        mqtt.PubRec(3),
+        mqtt.PubRel(3),
+        mqtt.PubComp(3),
         mqtt.Subscribe(1, [("a/+", 0), ("#", 2)]),
         mqtt.Unsubscribe(2, ["a/+"]),
         mqtt.PingReq(),

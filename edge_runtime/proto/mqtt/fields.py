@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.proto.mqtt.packets import ProtocolViolation
+from edge_runtime.proto.mqtt.violation import ProtocolViolation
 
 
 def text(raw: bytes, what: str) -> str:
@@ -41,6 +41,26 @@ class Fields:
     def text(self, what: str) -> str:
         """A UTF-8 string after its 16-bit length."""
         return text(self.binary(what), what)
+
+    def variable(self, what: str) -> int:
+        """A variable byte integer (MQTT 5.0 section 1.5.5)."""
+        value = 0
+        for shift in (0, 7, 14, 21):
+            byte = self._take(1, what)[0]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                if shift and not byte:
+                    raise ProtocolViolation(f"{what} has more bytes than it needs", "MQTT-1.5.5-1")
+                return value
+        raise ProtocolViolation(f"{what} has more than 4 bytes", "1.5.5")
+
+    def part(self, size: int, what: str) -> Fields:
+        """A reader over the next `size` bytes alone."""
+        return Fields(self._take(size, what))
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self._take(self.left, "its end")
 
     def finish(self, packet: str) -> None:
         """Nothing may be left."""

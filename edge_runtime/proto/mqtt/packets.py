@@ -1,4 +1,4 @@
-"""The control packets of MQTT 3.1.1: those that a server receives as types, those that it sends as encoders."""
+"""The control packets: those that a server receives as types, those that it sends in MQTT 3.1.1 as encoders."""
 
 from __future__ import annotations
 
@@ -6,18 +6,7 @@ from enum import IntEnum
 
 import msgspec
 
-from edge_runtime.errors import EdgeError
-
-
-class ProtocolViolation(EdgeError):
-    """The peer broke the protocol; its connection must be closed ([MQTT-4.8.0-1]) and nothing more read from it."""
-
-    def __init__(self, message: str, statement: str = "MQTT-4.8.0-1", *, answer: bytes = b"") -> None:
-        super().__init__(f"{message} [{statement}]")
-        self.statement = statement
-        """The normative statement that was broken, by its name in the standard; for a limit, its setting."""
-        self.answer = answer
-        """What the standard wants sent before the connection is closed: a CONNACK, or nothing."""
+from edge_runtime.proto.mqtt.properties import NONE, Properties, variable
 
 
 class ConnectCode(IntEnum):
@@ -38,6 +27,7 @@ class Will(msgspec.Struct, frozen=True):
     payload: bytes
     qos: int
     retain: bool
+    properties: Properties = NONE
 
 
 class Connect(msgspec.Struct, frozen=True):
@@ -45,11 +35,15 @@ class Connect(msgspec.Struct, frozen=True):
 
     client_id: str
     clean_session: bool
+    """Called Clean Start in MQTT 5, where it says nothing of the session's end."""
     keep_alive: int
     """Seconds; 0 for none."""
     user_name: str | None = None
     password: bytes | None = None
     will: Will | None = None
+    version: int = 4
+    """The protocol level: 4 for MQTT 3.1.1, 5 for MQTT 5.0."""
+    properties: Properties = NONE
 
     def __repr__(self) -> str:
         """Without the password, which must not reach a log."""
@@ -67,17 +61,50 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     retain: bool
 
 
+class Publication(Publish, frozen=True, gc=False):
+    """A message of QoS 2, or of MQTT 5: apart, so that whoever does not offer these has nothing to ask of the rest."""
+
+    properties: Properties = NONE
+
+
 class PubAck(msgspec.Struct, frozen=True, gc=False):
     """The client has taken a message of QoS 1."""
 
     packet_id: int
+    reason: int = 0
+
+
+class PubRec(msgspec.Struct, frozen=True, gc=False):
+    """The client has taken a message of QoS 2: the first half."""
+
+    packet_id: int
+    reason: int = 0
+
+
+class PubRel(msgspec.Struct, frozen=True, gc=False):
+    """The client will not send its message of QoS 2 again."""
+
+    packet_id: int
+    reason: int = 0
+
+
+class PubComp(msgspec.Struct, frozen=True, gc=False):
+    """The client has forgotten the packet identifier of a message of QoS 2."""
+
+    packet_id: int
+    reason: int = 0
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """Topic filters, each with the QoS asked for (0 to 2), in the order of the packet."""
+    """Topic filters in the order of the packet, each with the QoS asked for (0 to 2).
+
+    In MQTT 5 the number holds more options above the QoS (section 3.8.3.1): 4 no local, 8 retain as published, 16 and
+    32 the retain handling.
+    """
 
     packet_id: int
     filters: list[tuple[str, int]]
+    properties: Properties = NONE
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -85,6 +112,7 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 
     packet_id: int
     filters: list[str]
+    properties: Properties = NONE
 
 
 class PingReq(msgspec.Struct, frozen=True):
@@ -94,8 +122,31 @@ class PingReq(msgspec.Struct, frozen=True):
 class Disconnect(msgspec.Struct, frozen=True):
     """The client leaves in good order; nothing of what follows is read."""
 
+    reason: int = 0
+    properties: Properties = NONE
 
-Packet = Connect | Publish | PubAck | Subscribe | Unsubscribe | PingReq | Disconnect
+
+class Auth(msgspec.Struct, frozen=True):
+    """The client goes on with an extended authentication."""
+
+    reason: int
+    properties: Properties = NONE
+
+
+Packet = (
+    Connect
+    | Publish
+    | Publication
+    | PubAck
+    | PubRec
+    | PubRel
+    | PubComp
+    | Subscribe
+    | Unsubscribe
+    | PingReq
+    | Disconnect
+    | Auth
+)
 
 PINGRESP = b"\xd0\x00"
 
@@ -110,27 +161,20 @@ def puback(packet_id: int) -> bytes:
     return b"\x40\x02" + packet_id.to_bytes(2)
 
 
-def publish(topic: str, payload: bytes, *, qos: int = 0, packet_id: int = 0, dup: bool = False) -> bytes:
-    """PUBLISH with QoS 0 or 1; `packet_id` (1 to 65535) counts for QoS 1 only."""
+def publish(
+    topic: str, payload: bytes, *, qos: int = 0, packet_id: int = 0, dup: bool = False, retain: bool = False
+) -> bytes:
+    """PUBLISH of MQTT 3.1.1; `packet_id` (1 to 65535) counts for QoS 1 and 2 only."""
     name = topic.encode()
     body = len(name).to_bytes(2) + name + (packet_id.to_bytes(2) if qos else b"") + payload
-    return bytes((0x30 | dup << 3 | qos << 1,)) + _remaining_length(len(body)) + body
+    return bytes((0x30 | dup << 3 | qos << 1 | retain,)) + variable(len(body)) + body
 
 
 def suback(packet_id: int, codes: list[int]) -> bytes:
     """SUBACK: for each filter, in order, the QoS granted, or 0x80 for a refusal ([MQTT-3.9.3-1])."""
-    return b"\x90" + _remaining_length(2 + len(codes)) + packet_id.to_bytes(2) + bytes(codes)
+    return b"\x90" + variable(2 + len(codes)) + packet_id.to_bytes(2) + bytes(codes)
 
 
 def unsuback(packet_id: int) -> bytes:
     """UNSUBACK."""
     return bytes((0xB0, 2, packet_id >> 8, packet_id & 255))
-
-
-def _remaining_length(size: int) -> bytes:
-    digits = bytearray()
-    while size > 127:
-        digits.append(size & 127 | 128)
-        size >>= 7
-    digits.append(size)
-    return bytes(digits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.proto.mqtt.packets import ProtocolViolation
+from edge_runtime.proto.mqtt.violation import PROTOCOL_ERROR, ProtocolViolation
 
 
 def check_name(topic: str) -> None:
@@ -25,6 +25,21 @@ def check_filter(pattern: str) -> None:
         raise ProtocolViolation("'#' does not fill the last level of a topic filter", "MQTT-4.7.1-2")
     if any("+" in level and level != "+" for level in (*parents, last)):
         raise ProtocolViolation("'+' does not fill its level of a topic filter", "MQTT-4.7.1-3")
+
+
+def shared(pattern: str) -> tuple[str, str] | None:
+    """The group and the filter of a shared subscription (MQTT 5.0 section 4.8.2); None for an ordinary filter."""
+    if not pattern.startswith("$share/"):
+        return None
+    group, _, inner = pattern[7:].partition("/")
+    if not group or "+" in group or "#" in group:
+        raise ProtocolViolation(
+            "the name of a shared subscription is empty or has a wildcard", "MQTT-4.8.2-2", reason=PROTOCOL_ERROR
+        )
+    if not inner:
+        raise ProtocolViolation("a shared subscription has no filter", "MQTT-4.8.2-1", reason=PROTOCOL_ERROR)
+    check_filter(inner)
+    return group, inner
 
 
 def matches(pattern: str, topic: str) -> bool:
