@@ -10,9 +10,11 @@ from typing import Any
 
 import cbor2
 import jwt
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from devices.authority import Authority
 from edge_runtime.proto import mqtt
 from tests.cli.conftest import Gateway
 from tests.ingress.mqtt_house import Client, connect_packet, subscribe_packet
@@ -150,6 +152,21 @@ def test_a_configuration_and_whether_the_device_has_taken_it(gateway: Gateway, t
     assert "taken by the device" in gateway.says("device", "config", "get", "gh-twin")
     assert gateway.json("device", "state", "gh-twin")[0]["state"] == {"fan": True, "raw": {"base64": "/w=="}}
     assert '"fan":true' in gateway.says("device", "state", "gh-twin")
+
+
+def test_a_certificate_of_the_gateways_own_ca(gateway: Gateway, tmp_path: Path) -> None:
+    gateway.says("device", "add", "gh-cert", "--no-token")
+    add = ("device", "key", "add", "gh-cert", "--certificate", "--to", tmp_path)
+    assert "edge init --lan" in gateway.edge(*add).stderr
+    Authority(gateway.folder / "data/ca").make("here", gateway.json("status")["now"])
+    assert "gh-cert.key" in gateway.says(*add)
+    assert (tmp_path / "gh-cert.key").stat().st_mode & 0o777 == 0o600
+    made = x509.load_pem_x509_certificate((tmp_path / "gh-cert.pem").read_bytes())
+    made.verify_directly_issued_by(x509.load_pem_x509_certificate((tmp_path / "gh-cert.ca.pem").read_bytes()))
+    (key,) = gateway.json("device", "show", "gh-cert")["keys"]
+    assert key["shown"] == f"SHA-256 {made.fingerprint(hashes.SHA256()).hex()}"
+    assert abs(key["expires"] / 1e6 - made.not_valid_after_utc.timestamp()) <= 1
+    assert "is there already" in gateway.edge(*add).stderr
 
 
 def test_there_and_back_again(gateway: Gateway, tmp_path: Path) -> None:
