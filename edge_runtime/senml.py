@@ -79,7 +79,7 @@ def resolve(pack: Any, *, binary: bool, now: int) -> list[Record]:
         where = f"SenML record {index}"
         if type(item) is not dict:
             raise WireError(f"{where} is not a map")
-        record = _by_name(item, where) if binary else item
+        record = _by_name(item, binary, where)
         for label in record:
             if label.endswith("_"):
                 raise WireError(f"{where}: the field {label!r} must be understood, and is not (section 4.4)")
@@ -133,16 +133,16 @@ def _value(record: dict[str, Any], base: _Base, binary: bool, where: str) -> flo
     raise WireError(f"{where}: '{given[0]}' has a value of the wrong type")
 
 
-def _by_name(record: dict[Any, Any], where: str) -> dict[str, Any]:
+def _by_name(record: dict[Any, Any], binary: bool, where: str) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for label, value in record.items():
-        if type(label) is int:
+        if binary and type(label) is int:
             if label in _LABELS:
                 named[_LABELS[label]] = value
         elif type(label) is str:
             named[label] = value
         else:
-            raise WireError(f"{where}: a label is neither text nor an integer")
+            raise WireError(f"{where}: a label that is no label of SenML")
     return named
 
 
