@@ -70,7 +70,8 @@ class Authority:
             raise EdgeError(f"there is a certificate authority in {self._folder} already", hint="It was not touched.")
         _check_time(now)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise EdgeError(f"{self._folder} cannot be made: {error.strerror}") from None
         key = ec.generate_private_key(ec.SECP256R1())
@@ -187,6 +188,14 @@ def own_names() -> list[str]:
                 continue
             names.append(str(probe.getsockname()[0]).partition("%")[0])
     return list(dict.fromkeys(names))
+
+
+def is_outside(name: str) -> bool:
+    """Whether one of `own_names` is an address that other machines can reach."""
+    try:
+        return not ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_time(now: int) -> None:

@@ -82,6 +82,8 @@ class Gateway(msgspec.Struct, frozen=True):
     """Its name towards the outside: letters, digits, `_`, `.` and `-`. Part of every event's `ce-source`."""
     data: Path = Path("data")
     """The folder of the journal, the deployed apps and the API's socket; relative to this file."""
+    announce: bool = False
+    """Make it known on the local network, by multicast DNS, where boards and programs can connect to it."""
 
 
 class Mqtt(msgspec.Struct, frozen=True):
@@ -241,6 +243,11 @@ class Config(msgspec.Struct, frozen=True):
     targets: dict[str, HttpCloudEvents] = {}
 
     SOCKET: ClassVar[str] = "edge.sock"
+
+    @property
+    def authority(self) -> Path:
+        """The folder of the gateway's own CA."""
+        return self.gateway.data / "ca"
 
     @property
     def socket(self) -> Path:
@@ -523,3 +530,14 @@ def default_text() -> str:
             default = setting.default or '"https://example.org/on-event"'
             lines += [*(f"# {line}" for line in setting.doc.splitlines()), f"# {setting.name} = {default}"]
     return "\n".join(lines) + "\n"
+
+
+def lan_text() -> str:
+    """The same for a gateway that boards reach over the network: with TLS, and announced."""
+    text = default_text()
+    for default, chosen in (
+        ('# tls_listen = ""', 'tls_listen = "0.0.0.0:8883"'),
+        ("# announce = false", "announce = true"),
+    ):
+        text = text.replace(default, chosen, 1)
+    return text

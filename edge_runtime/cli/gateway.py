@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 import uvloop
 
+from devices.authority import Authority, own_names
 from edge_runtime import config
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, err, escaped, out, print_json, table
 from edge_runtime.cli.progress import guest_progress
-from edge_runtime.errors import ConfigError
+from edge_runtime.clock import SystemClock
+from edge_runtime.errors import ConfigError, EdgeError
 from edge_runtime.gateway import Gateway
 from edge_runtime.planes.api import ApiServer
 from edge_runtime.planes.client import NotRunning, connect
@@ -35,19 +37,45 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where the configuration goes; made if missing.")] = Path("."),
+    lan: Annotated[
+        bool, typer.Option("--lan", help="Open the MQTT door to the network, with TLS and a CA of its own.")
+    ] = False,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="With --lan: one more name or address that the gateway has; repeatable."),
+    ] = None,
 ) -> None:
     """Write a commented edge.toml with every setting at its default."""
     path = folder / CONFIG
+    if names and not lan:
+        raise ConfigError("--name is for the certificate that --lan makes", hint="Add --lan, or leave it out.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(config.default_text())
+            file.write(config.lan_text() if lan else config.default_text())
     except OSError as error:
         if isinstance(error, FileExistsError) and path.exists():
             raise ConfigError(f"{path} is there already", hint="It was not touched.") from None
         hint = "Choose a folder that you may write to."
         raise ConfigError(f"{path} cannot be written: {error.strerror}", hint=hint) from None
+    if lan:
+        try:
+            _make_authority(config.load(path), names or [])
+        except EdgeError:
+            path.unlink()  # so that it can be tried again
+            raise
     out.print(f"Wrote {path}. Next: [bold]edge run --config {path}[/]")
+
+
+def _make_authority(settings: config.Config, names: list[str]) -> None:
+    authority = Authority(settings.authority)
+    now = SystemClock().now()
+    if not authority.exists:
+        authority.make(settings.gateway.name, now)
+    known = list(dict.fromkeys([*own_names(), *names]))
+    authority.renew(known, now, look=True)
+    out.print(f"The gateway is to be reached with TLS as {', '.join(known)}.", soft_wrap=True)
+    out.print(f"Boards and programs know it by {authority.certificate}; the other files there are for nobody else.")
 
 
 def run(config_path: ConfigPath = CONFIG) -> None:
