@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from edge_runtime.clock import Clock
@@ -25,7 +25,7 @@ from edge_runtime.flows.ports import (
     Unanswered,
     Unavailable,
 )
-from edge_runtime.flows.reach import Reach, Requests
+from edge_runtime.flows.reach import Reach, Requests, TooManyRequests
 from edge_runtime.flows.states import changed
 from edge_runtime.flows.timers import MAX_PENDING, Timers
 from edge_runtime.journal.records import Command, DeadLetter, Entry, Record, State, StateChange, Timer, TimerCancelled
@@ -93,19 +93,25 @@ class FunctionFlow:
             outcomes = await self._invoke(events, turn, states)
         except Unavailable as error:
             return Taken([], error)
-        asking = {self.key(event) for event, outcome in zip(events, outcomes, strict=True) if _unanswered(outcome)}
+        # In the order of the events: the first of them must come to an end.
+        asking = dict.fromkeys(
+            self.key(event) for event, outcome in zip(events, outcomes, strict=True) if _unanswered(outcome)
+        )
         results: list[Done | Failed | None] = [
             None if self.key(event) in asking else self._result(event, outcome, turn, states)
             for event, outcome in zip(events, outcomes, strict=True)
         ]
         waiting = await self._ask(asking, events, outcomes, results, turn, states) if asking else None
+        if turn.dry:
+            for event in events:
+                self._requests.forget(event, turn)
         cut = results.index(None) if None in results else len(results)
         return Taken([result for result in results[:cut] if result is not None], waiting)
 
     def settled(self, events: Sequence[Event], turn: Turn) -> None:
         """As `Flow.settled`: now what was measured counts."""
         for event in events:
-            self._requests.forget(turn.epoch, event.id)
+            self._requests.forget(event, turn)
             values = self._metrics.pop((turn.epoch, event.id), None)
             if values and self._reach.metrics is not None:
                 self._reach.metrics.note(self._function.app, values, self._clock.now())
@@ -119,14 +125,17 @@ class FunctionFlow:
 
     async def _ask(
         self,
-        keys: set[str],
+        keys: Iterable[str],
         events: Sequence[Event],
         outcomes: Sequence[Outcome],
         results: list[Done | Failed | None],
         turn: Turn,
         states: dict[str, State],
     ) -> Unavailable | None:
-        """Get the results of all events with these keys: key by key in order, several keys at a time."""
+        """Get the results of all events with these keys: key by key in order, several keys at a time.
+
+        Where the answers would take too much memory some are left out, but never the first event of the batch.
+        """
         waiting: list[Unavailable] = []
         places = asyncio.Semaphore(PARALLEL)
 
@@ -137,6 +146,8 @@ class FunctionFlow:
                     if self.key(event) != key or waiting:
                         continue
                     asked = asked or _unanswered(outcomes[index])
+                    if asked and index and self._requests.crowded:
+                        return
                     try:
                         # From the first request on, those behind it have seen a state that is not theirs.
                         outcome = await self._answered(event, turn, states) if asked else outcomes[index]
@@ -158,7 +169,10 @@ class FunctionFlow:
             [outcome] = await self._invoke([event], turn, states)
             if not isinstance(outcome, Unanswered):
                 return outcome
-            await self._requests.send(event, outcome.request, turn)
+            try:
+                await self._requests.send(event, outcome.request, turn)
+            except TooManyRequests:
+                return Failure("error", "it makes requests without end")
 
     # Results
 
@@ -209,7 +223,7 @@ class FunctionFlow:
             # It was not its fault: what it asked for is not sent while it catches up.
             self._log.info("nothing done on event %s, whose requests are withheld: %s", event.id, detail)
             return Done()
-        self._requests.forget(turn.epoch, event.id)
+        self._requests.forget(event, turn)
         if not turn.dry:
             self._log.error("%s on event %s: %s", failure.reason, event.id, detail)
         return Failed(self._dead(event, failure.reason, detail))

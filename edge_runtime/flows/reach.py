@@ -17,6 +17,12 @@ MEMORY = 1000
 """Events whose answers are remembered until they are settled."""
 MAX_REQUESTS = 8
 """Requests of one event."""
+MAX_EVENT_BYTES = 1 << 20
+"""Of answers to one event: beyond it no further request of it is sent."""
+MAX_REMEMBERED_BYTES = 8 << 20
+"""Of answers that are remembered: beyond it no further event of a batch is let ask."""
+OVERHEAD = 500
+"""Bytes that an answer takes beside its body, about."""
 SHORTEST_MASKED = 4
 """Characters: a shorter secret is none, and hiding it would garble every line."""
 READING = frozenset({"GET", "HEAD"})
@@ -47,53 +53,90 @@ class Reach(msgspec.Struct, frozen=True):
         return text
 
 
+class TooManyRequests(Exception):
+    """A function asks for more on one event than it may."""
+
+
 class Requests:
     """The requests of one function: sent once for an event, however often the function is run on it.
 
     Their answers are remembered until the event is settled, or the function has failed on it: then they are sent again.
+    What a dry run is told is not remembered beyond it: a live run of the same event must hear something else.
     """
 
     def __init__(self, flow: str, reach: Reach) -> None:
         self._flow = flow
         self._reach = reach
-        self._answers: dict[tuple[int, str], list[HttpAnswer]] = {}
-        self._withheld: set[tuple[int, str]] = set()
+        self._known: dict[_Key, _Known] = {}
+        self._bytes = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the answers that are remembered take so much that no further event should ask for some."""
+        return self._bytes > MAX_REMEMBERED_BYTES
 
     def answers(self, event: Event, turn: Turn) -> list[HttpAnswer]:
         """The answers there are for an event, in order."""
-        return self._answers.get((turn.epoch, event.id), [])
+        known = self._known.get(_key(event, turn))
+        return [] if known is None else known.answers
 
     async def send(self, event: Event, request: HttpRequest, turn: Turn) -> HttpAnswer:
-        """Send the next request of an event and remember its answer."""
-        key = (turn.epoch, event.id)
-        known = self._answers.setdefault(key, [])
-        answer = await self._answered(event, request, turn, len(known))
-        if answer.error and (turn.quiet or turn.dry or event.quiet):
-            self._withheld.add(key)
-        known.append(answer)
-        while len(self._answers) > MEMORY:
-            self.forget(*next(iter(self._answers)))
+        """Send the next request of an event and remember its answer. Raises `TooManyRequests`."""
+        known = self._known.setdefault(_key(event, turn), _Known())
+        if len(known.answers) > MAX_REQUESTS:
+            raise TooManyRequests
+        answer = await self._answered(event, request, turn, known)
+        known.answers.append(answer)
+        known.bytes += OVERHEAD + len(answer.body)
+        self._bytes += OVERHEAD + len(answer.body)
+        while len(self._known) > MEMORY:
+            self._forget(next(iter(self._known)))
         return answer
 
     def withheld(self, event: Event, turn: Turn) -> bool:
         """Whether a request of this event was not sent because its flow only catches up."""
-        return (turn.epoch, event.id) in self._withheld
+        known = self._known.get(_key(event, turn))
+        return known is not None and known.withheld
 
-    def forget(self, epoch: int, event: str) -> None:
+    def forget(self, event: Event, turn: Turn) -> None:
         """Should it come again, its requests are sent again."""
-        self._answers.pop((epoch, event), None)
-        self._withheld.discard((epoch, event))
+        self._forget(_key(event, turn))
 
-    async def _answered(self, event: Event, request: HttpRequest, turn: Turn, number: int) -> HttpAnswer:
+    def _forget(self, key: _Key) -> None:
+        known = self._known.pop(key, None)
+        if known is not None:
+            self._bytes -= known.bytes
+
+    async def _answered(self, event: Event, request: HttpRequest, turn: Turn, known: _Known) -> HttpAnswer:
         found = HttpAnswer(request.method, request.url)
         if turn.dry or ((turn.quiet or event.quiet) and request.method not in READING):
+            known.withheld = True
             return msgspec.structs.replace(found, error="withheld: the flow only catches up, and sends nothing")
         if self._reach.fetcher is None or not self._reach.grants.http(request.url):
             return msgspec.structs.replace(found, error="this host was not granted")
-        if number >= MAX_REQUESTS:
+        if len(known.answers) >= MAX_REQUESTS:
             return msgspec.structs.replace(found, error=f"more than {MAX_REQUESTS} requests on one event")
-        return await self._reach.fetcher.fetch(request, self._key(event, number))
+        if known.bytes > MAX_EVENT_BYTES:
+            return msgspec.structs.replace(
+                found, error=f"more than {MAX_EVENT_BYTES >> 20} MiB of answers to one event"
+            )
+        return await self._reach.fetcher.fetch(request, self._idempotency_key(event, len(known.answers)))
 
-    def _key(self, event: Event, number: int) -> str:
+    def _idempotency_key(self, event: Event, number: int) -> str:
         """The same for every repeat of the request, in every epoch."""
         return blake2s("\0".join((self._flow, event.id, "http", str(number))).encode(), digest_size=16).hexdigest()
+
+
+_Key = tuple[int, bool, str]
+
+
+class _Known(msgspec.Struct):
+    """What is known of the requests of one event."""
+
+    answers: list[HttpAnswer] = []
+    bytes: int = 0
+    withheld: bool = False
+
+
+def _key(event: Event, turn: Turn) -> _Key:
+    return (turn.epoch, turn.dry, event.id)

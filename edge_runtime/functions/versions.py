@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -78,21 +79,37 @@ class Versions:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._changing = threading.Lock()
+        """Whoever writes or removes holds it: a deploy, a dry run and the pruning may come at the same time."""
 
     def write(self, app: AppFiles, manifest: Manifest, now: int | None = None) -> None:
-        """Store a version durably; one that is there already stays as it is. Raises `EdgeError`.
+        """Store a version durably; one that is there whole stays as it is, a damaged one is mended. Raises `EdgeError`.
 
         `now` dates it, in microseconds since 1970; without it the file system does.
         """
-        final = self._folder / manifest.app / app.version
         times = None if now is None else (now / 1e6, now / 1e6)
-        if final.exists():
-            with suppress(OSError):
-                os.utime(final / _META, times)  # deployed again: the newest once more
-            return
-        meta = _Meta(manifest, sorted(app.files), msgspec.Raw(msgspec.json.encode(app.limits)), app.guest)
-        temporary = final.with_name(f".{app.version}.{os.getpid()}")
+        with self._changing:
+            if self._is_whole(manifest.app, app.version):
+                with suppress(OSError):
+                    # Deployed again: the newest once more.
+                    os.utime(self._folder / manifest.app / app.version / _META, times)
+                return
+            self._remove(manifest.app, app.version)
+            self._write(app, manifest, times)
+
+    def _is_whole(self, app: str, version: str) -> bool:
         try:
+            self.read(app, version)
+        except EdgeError:
+            return False
+        return True
+
+    def _write(self, app: AppFiles, manifest: Manifest, times: tuple[float, float] | None) -> None:
+        final = self._folder / manifest.app / app.version
+        meta = _Meta(manifest, sorted(app.files), msgspec.Raw(msgspec.json.encode(app.limits)), app.guest)
+        temporary = final.with_name(f".{app.version}.new")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a gateway that was interrupted
             temporary.mkdir(parents=True)
             folders = {temporary, temporary / _FILES}
             for name, content in app.files.items():
@@ -147,14 +164,19 @@ class Versions:
 
     def prune(self, app: str, keep: Collection[str]) -> None:
         """Remove the versions of an app that are neither among the newest `KEPT` nor in `keep`."""
-        for item in self.stored(app)[KEPT:]:
-            if item.version not in keep:
-                self.remove(app, item.version)
-        for left in (self._folder / app).glob(".*"):  # by a gateway that was interrupted
-            shutil.rmtree(left, ignore_errors=True)
+        with self._changing:
+            for item in self.stored(app)[KEPT:]:
+                if item.version not in keep:
+                    self._remove(app, item.version)
+            for left in (self._folder / app).glob(".*"):  # by a gateway that was interrupted
+                shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, app: str, version: str) -> None:
         """Remove a version; nothing where it is not stored."""
+        with self._changing:
+            self._remove(app, version)
+
+    def _remove(self, app: str, version: str) -> None:
         folder = self._folder / app
         gone = folder / f".{version}.old"
         with suppress(OSError):

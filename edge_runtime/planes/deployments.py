@@ -128,6 +128,9 @@ class Deployments:
         dry = await self._tried(checked, flows, request.dry_run)
         refused = "" if request.force else _refusal(dry)
         async with self._changing:
+            asks = self._asks(manifest, request.grants)  # Again: meanwhile another version may have gone live.
+            if asks and not request.check:
+                return _deployed(manifest, version, checked.cold_start_us, asks=asks)
             unchanged = self._runs(manifest, version)
             if not request.check and not unchanged and not refused:
                 self._approved(manifest, version, request.grants)

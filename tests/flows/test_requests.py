@@ -192,6 +192,57 @@ async def test_a_dry_run_sends_nothing() -> None:
     assert (bench.host.sent, counts(results)) == ([], ["-"])
 
 
+async def test_what_a_dry_run_was_told_the_live_run_does_not_hear() -> None:
+    bench = Bench()
+    bench.asking.requests = {1: 1}
+    await bench.take([event(1)], Turn(0, quiet=True, dry=True))
+    results, _ = await bench.take([event(1)])
+    assert (counts(results), len(bench.host.sent)) == (["1"], 1)
+    await bench.take([event(1)], Turn(0, quiet=True, dry=True))
+    await bench.take([event(1)])
+    assert len(bench.host.sent) == 1  # nor does it take away what the live one knows
+
+
+async def test_a_guest_that_asks_for_ever_is_stopped() -> None:
+    bench = Bench()
+    calls = 0
+
+    async def invoke(function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
+        nonlocal calls
+        calls += 1
+        return [Unanswered(HttpRequest("POST", URL, {}, b"", 1)) for _ in events]
+
+    bench.asking.invoke = invoke  # type: ignore[method-assign]
+    ([result], _) = await bench.take([event(1)])
+    assert isinstance(result, Failed)
+    assert result.letter.detail == "it makes requests without end"
+    assert calls < 2 * reach_module.MAX_REQUESTS
+
+
+async def test_large_answers_are_taken_bit_by_bit() -> None:
+    bench = Bench()
+    most = 0
+
+    async def fetch(request: HttpRequest, idempotency_key: str) -> HttpAnswer:
+        nonlocal most
+        most = max(most, bench.flow._requests._bytes)
+        return HttpAnswer(request.method, request.url, 200, body=bytes(1 << 20))
+
+    bench.host.fetch = fetch  # type: ignore[method-assign]
+    bench.asking.requests = dict.fromkeys(range(64), 1)
+    rest = [event(number, f"d{number % 16}") for number in range(64)]
+    done: list[int] = []
+    while rest:
+        results, _ = await bench.take(rest)
+        assert results, "at least the first comes to an end"
+        bench.flow.settled(rest[: len(results)], Turn(0))
+        done += [item.seq for item in rest[: len(results)]]
+        rest = rest[len(results) :]
+    assert done == list(range(64))
+    assert most < 24 << 20
+    assert bench.flow._requests._bytes == 0
+
+
 async def test_a_host_that_was_not_granted_is_not_asked() -> None:
     bench = Bench(["http:http://another"])
     bench.asking.requests = {1: 1}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.errors import EdgeError, NotFound
+from edge_runtime.functions import versions as versions_module
 from edge_runtime.functions.limits import Limits
 from edge_runtime.functions.versions import KEPT, AppFiles, Versions
 from edge_runtime.manifest import Manifest, OnEvent
@@ -23,6 +26,10 @@ def written(folder: Path, number: int = 0, stored: int = 0) -> str:
     app = content(number)
     Versions(folder).write(app, MANIFEST, stored * 1_000_000)
     return app.version
+
+
+TRIED = AppFiles({"main.py": b"a", "b.py": b"b", "c.txt": b"c"}, Limits(), "guest")
+TRIED_MANIFEST = Manifest("tried", [OnEvent("f", "climate")])
 
 
 def test_a_folder_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -103,3 +110,55 @@ def test_the_newest_versions_are_kept_and_those_in_use(tmp_path: Path) -> None:
     assert not list((tmp_path / "a").glob(".*"))
     versions.write(content(4), MANIFEST)  # deployed again
     assert versions.stored("a")[0].version == made[4]
+
+
+def test_deploying_a_damaged_version_again_mends_it(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    versions.write(TRIED, TRIED_MANIFEST)
+    (tmp_path / "tried" / TRIED.version / "files" / "b.py").write_bytes(b"")
+    with pytest.raises(EdgeError, match="not those that were deployed"):
+        versions.read("tried", TRIED.version)
+    versions.write(TRIED, TRIED_MANIFEST)
+    assert versions.read("tried", TRIED.version)[0] == TRIED
+
+
+def test_writers_and_pruning_at_the_same_time_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run stores beside a deploy of the same app, and a deploy prunes."""
+    versions = Versions(tmp_path)
+    begun, errors = threading.Event(), list[Exception]()
+    write = versions_module._write
+
+    def slow(path: Path, content: bytes) -> None:
+        write(path, content)
+        begun.set()
+        others[0].join(0.05)  # if they can get in, they do so here
+
+    def work(what: Callable[[], object]) -> None:
+        try:
+            what()
+        except Exception as error:
+            errors.append(error)
+
+    monkeypatch.setattr(versions_module, "_write", slow)
+    first = threading.Thread(target=work, args=[lambda: versions.write(TRIED, TRIED_MANIFEST)])
+    others = [
+        threading.Thread(target=work, args=[lambda: versions.prune("tried", set())]),
+        threading.Thread(target=work, args=[lambda: versions.write(TRIED, TRIED_MANIFEST)]),
+    ]
+    first.start()
+    begun.wait(10)
+    for thread in others:
+        thread.start()
+    for thread in (first, *others):
+        thread.join(10)
+    assert errors == []
+    assert versions.read("tried", TRIED.version)[0] == TRIED
+
+
+def test_what_an_interrupted_gateway_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    left = tmp_path / "tried" / f".{TRIED.version}.new" / "files"
+    left.mkdir(parents=True)
+    (left / "b.py").write_bytes(b"half")
+    versions = Versions(tmp_path)
+    versions.write(TRIED, TRIED_MANIFEST)
+    assert versions.read("tried", TRIED.version)[0] == TRIED
