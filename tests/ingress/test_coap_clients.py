@@ -1,0 +1,233 @@
+"""Real clients at the CoAP door: aiocoap's and libcoap's coap-client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import aiocoap
+import cbor2
+import pytest
+from aiocoap.oscore import NotAProtectedMessage
+
+from devices.keys import OscoreContext
+from edge_runtime.ingress.coap import CoapLimits
+from tests.ingress.coap_house import CoapHouse, until
+from tests.ingress.mqtt_house import PATIENCE, event_payload
+
+COAP_CLIENT = shutil.which("coap-client-notls") or shutil.which("coap-client")
+libcoap = pytest.mark.skipif(COAP_CLIENT is None, reason="libcoap's coap-client is not installed (make system)")
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[CoapHouse]:
+    house = await CoapHouse.build(tmp_path, CoapLimits(max_body=8192))
+    yield house
+    await house.tear_down()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Any]:
+    """aiocoap's client."""
+    context = await aiocoap.Context.create_client_context(transports=["oscore", "simple6"])
+    yield context
+    await context.shutdown()
+
+
+async def ask(client: Any, code: Any, uri: str, payload: bytes = b"", **options: Any) -> Any:
+    request = aiocoap.Message(code=code, uri=uri, payload=payload, **options)
+    async with asyncio.timeout(PATIENCE):
+        return await client.request(request).response
+
+
+# aiocoap
+
+
+async def test_aiocoap_posts_events(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/events/climate?k={house.key}"
+    answer = await ask(client, aiocoap.POST, uri, event_payload(1), content_format=65_000)
+    assert answer.code == aiocoap.CHANGED
+    answer = await ask(client, aiocoap.POST, uri, b'{"t":2}', content_format=50, transport_tuning=aiocoap.Unreliable)
+    assert answer.code == aiocoap.CHANGED
+    assert [e.data for e in house.journal.events] == [{"t": 1}, {"t": 2}]
+    assert house.door.counters.elsewhere == 0, "all of it went the short way"
+
+
+async def test_blocks_up_and_what_is_too_large(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/events/climate?k={house.key}"
+    answer = await ask(client, aiocoap.POST, uri, json.dumps("x" * 5000).encode(), content_format=50)
+    assert answer.code == aiocoap.CHANGED
+    assert [e.data for e in house.journal.events] == ["x" * 5000]
+    answer = await ask(client, aiocoap.POST, uri, json.dumps("x" * 9000).encode(), content_format=50)
+    assert answer.code == aiocoap.REQUEST_ENTITY_TOO_LARGE
+    assert len(house.journal.events) == 1
+
+
+async def test_discovery_names_the_resources(house: CoapHouse, client: Any) -> None:
+    answer = await ask(client, aiocoap.GET, f"{house.uri}/.well-known/core")
+    assert answer.opt.content_format == 40
+    assert b"</devices/DEVICE/commands>" in answer.payload
+    answer = await ask(client, aiocoap.GET, f"{house.uri}/.well-known/core?rt=edge.config")
+    assert answer.payload.startswith(b"</devices/DEVICE/config>")
+
+
+async def test_commands_are_observed_and_fetched(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/commands?k={house.key}"
+    assert not house.door.deliver(house.order(0)), "nobody asks for it"
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    first = await request.response
+    assert cbor2.loads(first.payload) == []
+    assert house.listening == ["d"]
+    assert house.door.connected() == {"d"}
+    notifications = request.observation.__aiter__()
+    found = []
+    for index in range(3):
+        assert house.door.deliver(house.order(index))
+        async with asyncio.timeout(PATIENCE):
+            found += cbor2.loads((await anext(notifications)).payload)
+    assert [command[0] for command in found] == [house.order(index).id for index in range(3)]
+    assert [command[2] for command in found] == ["fan"] * 3
+    reply = cbor2.dumps({0: found[0][0], 1: 0})
+    answer = await ask(client, aiocoap.POST, f"{house.uri}/devices/d/replies?k={house.key}", reply, content_format=60)
+    assert answer.code == aiocoap.CHANGED
+    request.observation.cancel()
+    answer = await ask(client, aiocoap.GET, uri)
+    assert cbor2.loads(answer.payload) == []
+
+
+async def test_an_observation_ends_when_the_device_is_blocked(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/commands?k={house.key}"
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    await request.response
+    await house.registry.block("d")
+    await until(lambda: not house.door.connected())
+    assert not house.door.deliver(house.order())
+
+
+async def test_a_configuration_comes_in_blocks_and_its_changes_by_themselves(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/config?k={house.key}"
+    assert (await ask(client, aiocoap.GET, uri)).code == aiocoap.NOT_FOUND
+    house.configs["d"] = cbor2.dumps({"text": "x" * 3000})
+    answer = await ask(client, aiocoap.GET, uri)
+    assert answer.payload == house.configs["d"]
+    house.configs["d"] = cbor2.dumps({"every": 5})
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    assert cbor2.loads((await request.response).payload) == {"every": 5}
+    house.configs["d"] = cbor2.dumps({"every": 9})
+    assert house.site is not None
+    house.site.config.changed("d")
+    async with asyncio.timeout(PATIENCE):
+        assert cbor2.loads((await anext(request.observation.__aiter__())).payload) == {"every": 9}
+    request.observation.cancel()
+    answer = await ask(client, aiocoap.GET, uri, etags=[answer_etag(house.configs["d"])])
+    assert answer.code == aiocoap.VALID
+
+
+def answer_etag(payload: bytes) -> bytes:
+    return sha256(payload).digest()[:8]
+
+
+def give(client: Any, house: CoapHouse, folder: Path, context: OscoreContext) -> None:
+    """Have aiocoap's client speak OSCORE with the gateway."""
+    folder.mkdir()
+    settings = {
+        "secret_hex": context.master_secret.hex(),
+        "salt_hex": context.master_salt.hex(),
+        "sender-id_hex": context.recipient_id.hex(),
+        "recipient-id_hex": context.sender_id.hex(),
+    }
+    (folder / "secret.json").write_text(json.dumps(settings))
+    client.client_credentials.load_from_dict({f"{house.uri}/*": {"oscore": {"basedir": f"{folder}/"}}})
+
+
+async def test_oscore(house: CoapHouse, client: Any, tmp_path: Path) -> None:
+    _, context = await house.registry.add_oscore("d")
+    give(client, house, tmp_path / "client", context)
+    uri = f"{house.uri}/devices/d/events/climate"
+    for seq in range(3):
+        answer = await ask(client, aiocoap.POST, uri, event_payload(seq), content_format=65_000)
+        assert answer.code == aiocoap.CHANGED
+    answer = await ask(client, aiocoap.POST, uri, json.dumps("x" * 3000).encode(), content_format=50)
+    assert answer.code == aiocoap.CHANGED
+    assert [e.seq for e in house.journal.events[:3]] == [0, 1, 2]
+    assert len(house.journal.events) == 4
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=f"{house.uri}/devices/d/commands", observe=0))
+    assert cbor2.loads((await request.response).payload) == []
+    assert house.door.deliver(house.order())
+    async with asyncio.timeout(PATIENCE):
+        (command,) = cbor2.loads((await anext(request.observation.__aiter__())).payload)
+    assert command[0] == house.order().id
+    request.observation.cancel()
+    answer = await ask(client, aiocoap.GET, f"{house.uri}/devices/e/commands")
+    assert answer.code == aiocoap.FORBIDDEN
+    assert "'d' asked over CoAP" in house.security[-1]
+    await house.registry.block("d")
+    with pytest.raises(NotAProtectedMessage):  # a refusal that nobody could have protected
+        await ask(client, aiocoap.POST, uri, event_payload(9), content_format=65_000)
+    assert len(house.journal.events) == 4
+    assert "blocked" in house.security[-1]
+
+
+async def test_oscore_keeps_secrets_to_the_owner(house: CoapHouse, client: Any, tmp_path: Path) -> None:
+    _, context = await house.registry.add_oscore("d")
+    give(client, house, tmp_path / "client", context)
+    await ask(client, aiocoap.POST, f"{house.uri}/devices/d/events/climate", b"{}", content_format=50)
+    (folder,) = (tmp_path / "oscore").iterdir()
+    assert folder.stat().st_mode & 0o77 == 0
+    assert (folder / "secret.json").stat().st_mode & 0o77 == 0
+
+
+# libcoap
+
+
+async def coap_client(house: CoapHouse, path: str, *options: str) -> str:
+    """What coap-client prints."""
+    assert COAP_CLIENT is not None
+    process = await asyncio.create_subprocess_exec(
+        COAP_CLIENT,
+        *options,
+        f"{house.uri}/{path}?k={house.key}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(PATIENCE):
+        return (await process.communicate())[0].decode("latin-1")
+
+
+@libcoap
+@pytest.mark.parametrize("reliability", [[], ["-N"]])
+async def test_libcoap_posts_events(house: CoapHouse, reliability: list[str]) -> None:
+    said = await coap_client(
+        house, "devices/d/events/climate", "-v", "6", *reliability, "-m", "post", "-t", "50", "-e", '{"t":1}'
+    )
+    assert "c:2.04" in said
+    assert [e.data for e in house.journal.events] == [{"t": 1}]
+
+
+@libcoap
+async def test_libcoap_sends_and_fetches_in_blocks(house: CoapHouse) -> None:
+    text = json.dumps("y" * 2000)
+    await coap_client(house, "devices/d/events/climate", "-b", "64", "-m", "post", "-t", "50", "-e", text)
+    assert [e.data for e in house.journal.events] == ["y" * 2000]
+    house.configs["d"] = b"z" * 3000
+    assert await coap_client(house, "devices/d/config", "-m", "get", "-b", "256") == "z" * 3000 + "\n"
+
+
+@libcoap
+async def test_libcoap_observes(house: CoapHouse) -> None:
+    asking = asyncio.create_task(coap_client(house, "devices/d/commands", "-m", "get", "-s", "1", "-v", "6"))
+    await until(lambda: house.listening == ["d"])
+    await until(lambda: house.door.deliver(house.order()))
+    said = await asking
+    assert "Observe:1" in said
+
+
+@libcoap
+async def test_libcoap_is_told_that_its_key_is_wrong(house: CoapHouse) -> None:
+    house.key = "wrong"
+    assert "4.01" in await coap_client(house, "devices/d/events/climate", "-m", "post", "-e", "x")
