@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.flows.timeline import pages
+from edge_runtime.flows.timeline import PAGE, pages
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import Entry, Record, Rewriting, State, StateChange, Stored
 
@@ -115,10 +115,12 @@ class StateTable:
 class ScratchStates:
     """Implements `States` for a dry run: as they were at a moment, and changed by the run alone."""
 
-    def __init__(self, journal: Journal, flow: str, undone: dict[str, dict[str, Entry | None]]) -> None:
+    def __init__(self, journal: Journal, flow: str, undone: dict[str, dict[str, Entry | None]], head: int) -> None:
         self._journal = journal
         self._flow = flow
         self._changes = undone
+        self._upto = head
+        """What the flow has changed behind here is not undone yet: it goes on meanwhile."""
 
     @classmethod
     async def at(cls, journal: Journal, flow: str, after: int, head: int) -> ScratchStates:
@@ -136,14 +138,25 @@ class ScratchStates:
                     f"what '{flow}' keeps has changed too much since record {after + 1} to go back in memory",
                     hint="Replay from a later moment.",
                 )
-        return cls(journal, flow, undone)
+        return cls(journal, flow, undone, head)
 
     async def of(self, flow: str, keys: Iterable[str]) -> dict[str, State]:
         """As `States.of`."""
         wanted = list(keys)
         now = await self._journal.states(self._flow, wanted)
+        await self._undo_newer()  # after that look, so that it holds whatever was seen by it
         found = {key: changed(now.get(key, {}), self._changes.get(key, {})) for key in wanted}
         return {key: state for key, state in found.items() if state}
+
+    async def _undo_newer(self) -> None:
+        while page := await self._journal.read(self._upto, PAGE):
+            for stored in page:
+                record = stored.record
+                if type(record) is StateChange and record.flow == self._flow:
+                    changes = self._changes.setdefault(record.key, {})
+                    for name, entry in record.before.items():
+                        changes.setdefault(name, entry)
+            self._upto = page[-1].offset
 
     def apply(self, record: StateChange) -> None:
         """A change that the run has made."""

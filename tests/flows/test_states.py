@@ -139,6 +139,20 @@ async def test_a_dry_run_begins_with_what_was_kept_then(house: House) -> None:
     assert await kept(house) == {"gh-1": [0, 2, 3], "gh-2": [1, 4]}
 
 
+async def test_a_dry_run_does_not_see_what_the_live_flow_keeps_meanwhile(house: House) -> None:
+    await with_five(house)
+    head = house.flows.feed.head
+    then = await states.ScratchStates.at(house.journal, NAME, offset(house, 2), head)
+    await house.journal.append([event(5), event(6, "gh-2"), event(7, "gh-3")])
+    await turns()
+    found = await then.of(NAME, ["gh-1", "gh-2", "gh-3"])
+    assert {key: json.loads(state["seen"][0]) for key, state in found.items()} == {"gh-1": [0, 2], "gh-2": [1]}
+    then.apply(StateChange(NAME, "gh-2", {"seen": ("[9]", 0)}, {}))
+    await house.journal.append([event(8, "gh-2")])
+    await turns()
+    assert (await then.of(NAME, ["gh-2"]))["gh-2"]["seen"] == ("[9]", 0)
+
+
 async def test_what_has_no_place_in_memory_is_read_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "MAX_CACHED", 1)
     await with_five(house)

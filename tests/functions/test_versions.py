@@ -125,12 +125,13 @@ def test_deploying_a_damaged_version_again_mends_it(tmp_path: Path) -> None:
 def test_writers_and_pruning_at_the_same_time_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run stores beside a deploy of the same app, and a deploy prunes."""
     versions = Versions(tmp_path)
-    begun, errors = threading.Event(), list[Exception]()
+    begun, waiting, errors = threading.Event(), threading.Event(), list[Exception]()
     write = versions_module._write
 
     def slow(path: Path, content: bytes) -> None:
         write(path, content)
         begun.set()
+        waiting.wait(10)
         others[0].join(0.05)  # if they can get in, they do so here
 
     def work(what: Callable[[], object]) -> None:
@@ -149,6 +150,7 @@ def test_writers_and_pruning_at_the_same_time_do_not_meet(tmp_path: Path, monkey
     begun.wait(10)
     for thread in others:
         thread.start()
+    waiting.set()
     for thread in (first, *others):
         thread.join(10)
     assert errors == []
