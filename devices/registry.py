@@ -139,6 +139,27 @@ class Registry:
             return Login(device, "wrong key, or unknown device")
         return self._let_in(found, kept[matching.index(True)])
 
+    def login_by_proof(self, device: str, made: Callable[[bytes], bytes], shown: bytes) -> tuple[Login, bytes]:
+        """Let in who has shown what `made` makes of the digest of one of the device's tokens; and that digest.
+
+        A refusal takes equal work for devices that do not exist, and for any number of keys.
+        """
+        found = self._devices.get(device)
+        kept = [key for key in ([] if found is None else found.all_keys) if key.type == TOKEN]
+        matching = [same(shown, made(key.data)) for key in kept]
+        matching += [same(shown, made(NOBODY)) for _ in range(MAX_KEYS - len(kept))]
+        if found is None or not any(matching[: len(kept)]):
+            return Login(device, "wrong key, or unknown device"), b""
+        key = kept[matching.index(True)]
+        return self._let_in(found, key), key.data
+
+    def login_without_proof(self, device: str) -> Login:
+        """Let in, by its word alone, a device on a line that is trusted; one that is blocked stays out."""
+        found = self._devices.get(device)
+        if found is None:
+            return Login(device, "unknown device")
+        return Login(device, "the device is blocked") if found.blocked else Login(device, "", "", found.profile)
+
     def login_by_certificate(self, certificate: bytes) -> Login:
         """Let in who has shown (in a TLS handshake, against our CA) a certificate, in DER form, of some device."""
         digest = keys.fingerprint(certificate)

@@ -13,7 +13,8 @@ OPTIONS = {
     "queue_bytes": (8192, 64, 1 << 30),  # their data, in bytes
     "batch": (16, 1, 1000),  # readings in one packet, at most
     "packet": (512, 64, 200000),  # bytes of data in a batch, and of a packet that comes in
-    "window": (4, 1, 64),  # packets on their way at once
+    "window": (4, 1, 64),  # packets on their way at once (MQTT)
+    "ring": (63, 32, 255),  # bytes that the serial port takes before it is read
 }
 
 
@@ -29,7 +30,10 @@ class Config:
             raise ConfigError(where + " must hold an object: {...}")
         self.options = {name: OPTIONS[name][0] for name in OPTIONS}
         self.settings = {}
-        for name in ("device", "key", "host", "port"):
+        self.link = form.get("link", "mqtt")
+        if self.link not in ("mqtt", "serial"):
+            raise ConfigError(where + ': \'link\' must be "mqtt" or "serial"')
+        for name in ("device", "key") if self.link == "serial" else ("device", "key", "host", "port"):
             if name not in form:
                 raise ConfigError(where + " has no '" + name + "'; write it anew with `edge flash`")
         for name, value in form.items():
@@ -40,7 +44,7 @@ class Config:
                 if not isinstance(value, dict):
                     raise ConfigError(where + ": 'settings' must be an object")
                 self.settings = value
-            elif name not in ("device", "key", "host", "port"):
+            elif name not in ("device", "key", "host", "port", "link", "uart"):
                 raise ConfigError(
                     where + " has an unknown entry '" + str(name) + "'; a program's own go into 'settings'"
                 )
@@ -50,11 +54,14 @@ class Config:
             raise ConfigError(where + ": " + str(error)) from None
         self.device = form["device"]
         self.key = form["key"]
-        self.host = form["host"]
-        for name in ("key", "host"):
-            if not isinstance(form[name], str) or not form[name]:
+        self.host = form.get("host", "-")
+        for name, value in (("key", self.key), ("host", self.host)):
+            if not isinstance(value, str) or not value:
                 raise ConfigError(where + ": '" + name + "' must be a text")
-        self.port = _number(where, "port", form["port"], 1, 65535)
+        self.port = _number(where, "port", form.get("port", 1), 1, 65535)
+        self.uart = form.get("uart")
+        if self.uart is not None and not (isinstance(self.uart, dict) and "id" in self.uart):
+            raise ConfigError(where + ': \'uart\' must be an object such as {"id": 1, "baudrate": 115200}')
 
 
 def _number(where, name, value, least, most):

@@ -10,7 +10,6 @@ from micropython import const
 from . import cbor, wire
 from .commands import ACKNOWLEDGED, REPLY, SENT_BEFORE, STATE, Commands, describe
 from .queue import DATA, KIND, SEQ, Queue
-from .session import OPEN, Session
 
 LOST = "edge.lost"
 """Kind of the event that says how many readings had to go for want of room: {"count": n}."""
@@ -21,6 +20,7 @@ _FIRST_BACKOFF = const(500)
 # Some boards' clocks tick in whole seconds; only a difference beyond that means that the clock was set.
 _CLOCK_SET = const(2000000)
 _IDLE = const(60000)
+_OPEN = const(2)  # a session's state, of either kind
 # More than this is not made ready at once: in a heap of pieces, one packet's room is found, four packets' is not.
 _READY = const(256)
 _LARGEST = const(200000)  # the gateway ends a connection over a packet of more than 256 KiB
@@ -34,6 +34,20 @@ class Timer:
         self.period = period
         self.function = function
         self.due = 0
+
+
+def _session(config, random):
+    # Imported only here: the file of the link that is not used may be left out.
+    options = config.options
+    common = (config.device, config.key.encode(), options["keepalive"], options["patience"])
+    largest = options["packet"] + 1024
+    if config.link == "serial":
+        from .serial import Session
+
+        return Session(*common, largest, options["ring"], random)
+    from .session import Session
+
+    return Session(*common, options["window"], largest)
 
 
 class Core:
@@ -53,14 +67,7 @@ class Core:
         self.boot = hal.random(8)
         self.commands = Commands()
         self.queue = Queue(options["queue"], options["queue_bytes"])
-        self.session = Session(
-            config.device,
-            config.key.encode(),
-            options["keepalive"],
-            options["patience"],
-            options["window"],
-            options["packet"] + 1024,
-        )
+        self.session = _session(config, hal.random)
         self.lost = 0
         """Readings that had to go and are not reported yet."""
         self.wants_link = False
@@ -88,7 +95,7 @@ class Core:
     @property
     def online(self):
         """Whether the gateway has accepted us on this connection."""
-        return self.session.state == OPEN
+        return self.session.state == _OPEN
 
     def every(self, period, function):
         """Run `function` every `period` ms from `step`; what it misses while something else runs is left out."""
@@ -189,7 +196,7 @@ class Core:
             if now < self._retry_at:
                 return max(0, min(wait, self._retry_at - now))
             self.wants_link = True
-        elif session.state == OPEN and not self._publish(now):
+        elif session.state == _OPEN and not self._publish(now):
             return 0
         return max(0, min(wait, session.wait(now)))
 

@@ -85,7 +85,10 @@ class Device:
 
     async def serve(self):
         """Run for ever, beside other asyncio tasks."""
-        from .shell import Shell
+        if self.config.link == "serial":
+            from .serial_shell import Shell
+        else:
+            from .shell import Shell
 
         self._shell = Shell(self.core)
         await self._shell.serve()
