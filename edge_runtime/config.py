@@ -90,7 +90,21 @@ class Mqtt(msgspec.Struct, frozen=True):
     """The MQTT front door, where boards connect."""
 
     listen: str = "127.0.0.1:1883"
-    """Address and port. `0.0.0.0:1883` lets boards on the network in."""
+    """Address and port, in the clear. One that others can reach, such as `0.0.0.0:1883`, needs `insecure = true`."""
+    tls_listen: str = ""
+    """Address and port with TLS, such as `0.0.0.0:8883`; empty for none."""
+    websocket_listen: str = ""
+    """Address and port for MQTT over WebSocket, in the clear; empty for none."""
+    websocket_tls_listen: str = ""
+    """Address and port for MQTT over WebSocket with TLS; empty for none."""
+    certificate: str = ""
+    """The certificate for TLS and its chain, a PEM file; by default that of `edge init --lan`. A new one is noticed."""
+    key: str = ""
+    """The private key of `certificate`, a PEM file."""
+    client_ca: str = ""
+    """Whose certificates let devices in, a PEM file; by default the gateway's own CA."""
+    insecure: bool = False
+    """Let it listen in the clear on addresses that others can reach: keys and readings cross the network readable."""
     max_packet: Annotated[int, _size(1 << 10, 256 << 20)] = 256 << 10
     """A larger packet closes its connection."""
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
@@ -105,6 +119,18 @@ class Mqtt(msgspec.Struct, frozen=True):
     def port(self) -> int:
         """The port of `listen`; 0 for any free one."""
         return _host_and_port(self.listen)[1]
+
+    @property
+    def others(self) -> Iterator[tuple[str, str, int, bool, bool]]:
+        """The addresses besides `listen`: setting, host, port, whether with TLS, whether for WebSocket."""
+        for name, tls, websocket in (
+            ("tls_listen", True, False),
+            ("websocket_listen", False, True),
+            ("websocket_tls_listen", True, True),
+        ):
+            address = getattr(self, name)
+            if address:
+                yield (f"mqtt.{name}", *_host_and_port(address), tls, websocket)
 
 
 class Coap(msgspec.Struct, frozen=True):
@@ -226,6 +252,86 @@ class HttpCloudEvents(msgspec.Struct, frozen=True):
     """What `ce-source` starts with; by default `//edge/` and the gateway's name."""
 
 
+class Admission(msgspec.Struct, frozen=True):
+    """How fast each device may send; one that is faster is slowed down, and what cannot be kept back is counted."""
+
+    rate: Annotated[float, Meta(ge=0, le=1_000_000)] = 1000
+    """Messages a second in the long run; 0 for no limit."""
+    bytes: Annotated[int, _size(0, 1 << 40)] = 4 << 20
+    """Bytes a second in the long run; 0 for no limit."""
+    burst: Annotated[int, _duration(10**6, 3600 * 10**6)] = 5_000_000
+    """What may come at once after a silence: as much as in so long a time."""
+    clock_skew: Annotated[int, _duration(0, 365 * 86400 * 10**6)] = 300_000_000
+    """A device whose clock seems to be off by more is reported; its events keep their own time. 0 for never."""
+
+
+class SchemaSettings(msgspec.Struct, frozen=True):
+    """What events of this kind must look like; one that does not becomes a dead letter."""
+
+    file: Path
+    """A JSON Schema (draft 2020-12), relative to this file."""
+
+
+_Dialect = Literal["tasmota", "zigbee2mqtt", "esphome"]
+
+
+class MappingSettings(msgspec.Struct, frozen=True):
+    """A mapping of your own, under a free name: messages of other devices become events."""
+
+    topic: Annotated[str, Meta(min_length=1, max_length=1024)]
+    """Which topics: `{name}` stands for one level and gives it a name, `+` for one level, `#` at the end for the rest."""
+    kind: Annotated[str, Meta(min_length=1, max_length=256)]
+    """The kind of event; may contain names of the topic in braces."""
+    device: Annotated[str, Meta(min_length=1, max_length=256)] = "{device}"
+    """The device; may contain names of the topic in braces. What a device id cannot have becomes `_`."""
+    fields: Annotated[dict[str, str], Meta(max_length=64)] = {}
+    """The event's fields and where they stand in the payload, such as `{ t = "ENERGY.Power" }`; by default all of it."""
+    time: Annotated[str, Meta(max_length=256)] = ""
+    """Where the time stands in the payload; empty for the time of arrival."""
+
+
+class Mappings(msgspec.Struct, frozen=True):
+    """Which messages of programs and of an attached broker become events."""
+
+    use: Annotated[tuple[_Dialect, ...], Meta(max_length=8)] = ()
+    """Ready-made mappings: `"tasmota"`, `"zigbee2mqtt"`, `"esphome"`."""
+    own: dict[str, MappingSettings] = {}
+
+
+class Attach(msgspec.Struct, frozen=True):
+    """A broker that is there already, to take events from."""
+
+    url: str = ""
+    """`mqtt://host:1883` or `mqtts://host:8883`; empty for none."""
+    client_id: Annotated[str, Meta(max_length=64)] = ""
+    """The name of the session at the broker, which keeps messages meanwhile; by default `edge-` and the gateway's name."""
+    user: Annotated[str, Meta(max_length=256)] = ""
+    """The user name there."""
+    password_file: str = ""
+    """A file with the password, which only its owner can read."""
+    ca: str = ""
+    """Whose certificate the broker's must be signed by, a PEM file; by default the machine's authorities."""
+    certificate: str = ""
+    """A client certificate, a PEM file."""
+    key: str = ""
+    """Its private key, a PEM file."""
+    group: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,64}$")] = ""
+    """Several gateways with the same group share the messages among them; empty to get all of them."""
+    devices: bool = True
+    """Whether to take our own envelopes from `/devices/...` there; the mappings are used in any case."""
+    max_waiting: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """Messages that the broker may send ahead of our acknowledgements."""
+    discovery: Annotated[str, Meta(max_length=64)] = ""
+    """Where to announce our devices for Home Assistant, usually `homeassistant`; empty for nowhere."""
+
+    @property
+    def address(self) -> tuple[bool, str, int]:
+        """Whether with TLS, the host, the port."""
+        parts = urlsplit(self.url)
+        tls = parts.scheme == "mqtts"
+        return tls, parts.hostname or "", parts.port or (8883 if tls else 1883)
+
+
 TARGETS: dict[str, type[HttpCloudEvents]] = {"http-cloudevents": HttpCloudEvents}
 """The types of target and their settings."""
 
@@ -238,7 +344,11 @@ class Config(msgspec.Struct, frozen=True):
     coap: Coap = Coap()
     http: Http = Http()
     journal: Journal = Journal()
+    admission: Admission = Admission()
+    mappings: Mappings = Mappings()
+    attach: Attach = Attach()
     functions: Functions = msgspec.field(default_factory=Functions)
+    schemas: dict[str, SchemaSettings] = {}
     apps: dict[str, AppSettings] = {}
     targets: dict[str, HttpCloudEvents] = {}
 
@@ -322,22 +432,40 @@ class _Reader:
             values.setdefault("data", self._folder(str(Gateway().data)))
         elif kind is Config:
             values.setdefault("gateway", self.struct({}, Gateway, "gateway"))
+        elif kind is Mqtt:
+            self._check_mqtt(kind(**values))
         elif kind is Http and values.get("listen") and not values.get("insecure") and not _loopback(values["listen"]):
             hint = "Put a TLS proxy before it, or set http.insecure = true where the network is your own."
             raise self._error("http.listen", "is an address that others can reach, without TLS", hint)
         return kind(**values)
 
+    def _check_mqtt(self, mqtt: Mqtt) -> None:
+        for name in ("listen", "websocket_listen"):
+            address = getattr(mqtt, name)
+            if address and not mqtt.insecure and not _loopback(address):
+                hint = f"Set mqtt.{name.replace('listen', 'tls_listen')}, or insecure = true on a network of your own."
+                raise self._error(f"mqtt.{name}", "is an address that others can reach, without TLS", hint)
+        if bool(mqtt.certificate) != bool(mqtt.key):
+            missing = "mqtt.key" if mqtt.certificate else "mqtt.certificate"
+            raise self._error(missing, "is missing: a certificate needs its key, and a key its certificate")
+
     def _value(self, raw: Any, kind: Any, where: str) -> Any:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.struct(raw, kind, where)
         if get_origin(kind) is dict:
-            return self._apps(raw, where) if where == "apps" else self._targets(raw, where)
+            return self._dicts[where](self, raw, where)
         if kind is Path:
             return self._folder(self._leaf(raw, str, where))
         value = self._leaf(raw, kind, where)
         try:
-            if where == "mqtt.listen" or (where in ("coap.listen", "http.listen") and value):
+            if where == "mqtt.listen" or (where.endswith("listen") and value):
                 _host_and_port(value)
+            elif where in ("mqtt.certificate", "mqtt.key", "mqtt.client_ca") and value:
+                return str(self._folder(value))
+            elif where == "attach.url":
+                _check_broker(value)
+            elif where.startswith("attach.") and where.endswith(("_file", ".ca", ".certificate", ".key")) and value:
+                return str(self._folder(value))
             elif where.endswith(".url"):
                 _check_url(value)
         except ValueError as error:
@@ -378,6 +506,27 @@ class _Reader:
         target: HttpCloudEvents = self.struct(raw, HttpCloudEvents, where)
         return target
 
+    def _schemas(self, raw: Any, where: str) -> dict[str, SchemaSettings]:
+        return self._named(raw, where, SchemaSettings, r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "KIND")
+
+    def _own_mappings(self, raw: Any, where: str) -> dict[str, MappingSettings]:
+        return self._named(raw, where, MappingSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
+
+    def _named(self, raw: Any, where: str, kind: type[Any], pattern: str, shown: str) -> dict[str, Any]:
+        if type(raw) is not dict:
+            raise self._error(where, f"holds tables: expected [{where}.{shown}]")
+        for name in raw:
+            if not re.fullmatch(pattern, name):
+                raise self._error(f"{where}.{name[:80]}", f"is not a {shown.lower()}")
+        return {name: self.struct(table, kind, f"{where}.{name}") for name, table in raw.items()}
+
+    _dicts: ClassVar[dict[str, Any]] = {
+        "apps": _apps,
+        "targets": _targets,
+        "schemas": _schemas,
+        "mappings.own": _own_mappings,
+    }
+
     def _folder(self, text: str) -> Path:
         # Not resolve(): a link stays a link, so that what it points to can be moved.
         return Path(os.path.abspath(self._path.parent / Path(text).expanduser()))
@@ -400,6 +549,18 @@ def _loopback(listen: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _check_broker(url: str) -> None:
+    if not url:
+        return
+    parts = urlsplit(url)
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        raise ValueError('expected a URL such as "mqtt://127.0.0.1:1883"')
+    if parts.username is not None:
+        raise ValueError("a URL with a password in it would show up in logs: use 'attach.user' and 'password_file'")
+    if parts.port == 0:
+        raise ValueError("port 0 is none to connect to")
 
 
 def _check_url(url: str) -> None:
@@ -443,7 +604,12 @@ def _expected(kind: Any) -> str:
             return "1 to 64 letters, digits, '_', '.' or '-', the first a letter or digit"
         return f"a text of at most {meta.max_length} characters" if meta is not None else "a text in quotes"
     if get_origin(base) is tuple:
+        choices = get_args(get_args(base)[0]) if get_origin(get_args(base)[0]) is Literal else ()
+        if choices:
+            return "a list of " + ", ".join(f'"{choice}"' for choice in choices)
         return 'a list of modules, such as ["numpy"]'
+    if get_origin(base) is dict:
+        return 'a table of texts, such as { power = "ENERGY.Power" }'
     name = (
         f"a {unit.name}"
         if unit
@@ -489,11 +655,19 @@ def _texts() -> dict[str, dict[str, str]]:
 
 def _tables() -> list[tuple[str, type[msgspec.Struct]]]:
     fields = msgspec.structs.fields(Config)
-    tables = [(field.name, field.type) for field in fields if field.name not in ("apps", "targets")]
-    return [*tables, ("apps.NAME", AppSettings), *(("targets.NAME", kind) for kind in TARGETS.values())]
+    tables = [(field.name, field.type) for field in fields if field.name not in _NAMED]
+    named = [("mappings.own.NAME", MappingSettings), ("schemas.KIND", SchemaSettings), ("apps.NAME", AppSettings)]
+    return [*tables, *named, *(("targets.NAME", kind) for kind in TARGETS.values())]
 
 
-_EXAMPLES = {"apps.NAME": "apps.greenhouse", "targets.NAME": "targets.cloud"}
+_NAMED = ("schemas", "apps", "targets")
+_EXAMPLES = {
+    "mappings.own.NAME": "mappings.own.shelly",
+    "schemas.KIND": "schemas.climate",
+    "apps.NAME": "apps.greenhouse",
+    "targets.NAME": "targets.cloud",
+}
+_EXAMPLE_VALUES = {"topic": '"shellies/{device}/status"', "kind": '"power"', "file": '"climate.schema.json"'}
 
 
 def settings() -> Iterator[Setting]:
@@ -501,7 +675,8 @@ def settings() -> Iterator[Setting]:
     texts = _texts()
     for table, kind in _tables():
         for field in msgspec.structs.fields(kind):
-            yield Setting(table, field.name, _default(field), texts[kind.__name__][field.name])
+            if field.name != "own":  # has its own table
+                yield Setting(table, field.name, _default(field), texts[kind.__name__][field.name])
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
@@ -527,7 +702,7 @@ def default_text() -> str:
         mark, shown = ("# ", _EXAMPLES[table]) if table in _EXAMPLES else ("", table)
         lines += ["", f"# {texts[kind.__name__]['']}", f"{mark}[{shown}]"]
         for setting in (setting for setting in settings() if setting.table == table):
-            default = setting.default or '"https://example.org/on-event"'
+            default = setting.default or _EXAMPLE_VALUES.get(setting.name, '"https://example.org/on-event"')
             lines += [*(f"# {line}" for line in setting.doc.splitlines()), f"# {setting.name} = {default}"]
     return "\n".join(lines) + "\n"
 

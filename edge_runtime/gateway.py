@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
-from devices.authority import Authority, own_names
+from devices.authority import Authority, is_outside, own_names
 from devices.orders import Orders
 from devices.registry import Registry
 from edge_runtime import __version__, expr
@@ -40,11 +40,14 @@ from edge_runtime.functions.settings import default_limits, limits_by_app, scali
 from edge_runtime.functions.stats import AppStats
 from edge_runtime.grants import Grants
 from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.announce import Announcer
+from edge_runtime.ingress.apps import Apps, figures
 from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits, Elsewhere
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
+from edge_runtime.ingress.tls import Certificates
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Usage
 from edge_runtime.journal.records import DeadLetter, Stored
@@ -93,6 +96,9 @@ class Gateway:
         self._clock = clock
         self._rng = rng
         self.coap: CoapFrontDoor | None = None
+        self.mqtt_more: list[str] = []
+        self.tls_port = 0
+        """Where MQTT with TLS listens; 0 for nowhere."""
         self.coap_port = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
@@ -147,10 +153,12 @@ class Gateway:
         tables = await self.journal.tables()
         self.registry = await Registry.open(self.journal, clock, (config.gateway.name,))
         stack.push_async_callback(self._remember_seen)
-        self.authority = Authority(data / "ca")
+        self.authority = Authority(config.authority)
         self._renew_certificate(look=True)
         orders = await Orders.open(self.journal, self.registry, clock)
         admission = await Admission.open(self.journal, self.registry, clock, _security.warning)
+        self.mqtt_users = await Apps.open(self.journal, self.registry, clock, _log.warning)
+        stack.push_async_callback(self.mqtt_users.stop)
         self.door = MqttFrontDoor(
             admission,
             self.registry,
@@ -158,6 +166,7 @@ class Gateway:
             security=_security.warning,
             log=_log.warning,
             limits=MqttLimits(max_packet=config.mqtt.max_packet, max_connections=config.mqtt.max_connections),
+            apps=self.mqtt_users,
         )
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
@@ -222,6 +231,9 @@ class Gateway:
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
+        await self._open_more_of_mqtt()
+        if config.gateway.announce:
+            await self._announce(stack)
         self.http_port = 0
         if config.http.listen:
             self.http_port = await self.endpoints.start(config.http.host, config.http.port)
@@ -231,6 +243,45 @@ class Gateway:
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
+
+    async def _open_more_of_mqtt(self) -> None:
+        """Listen on the MQTT door's addresses with TLS, and on those for WebSocket."""
+        mqtt = self.config.mqtt
+        tls: Certificates | None = None
+        for setting, host, port, secured, websocket in mqtt.others:
+            if secured and tls is None:
+                tls = self._certificates()
+            used = tls if secured else None
+            bound = await self.door.listen(host, port, tls=used, websocket=websocket, setting=setting)
+            scheme = ("wss" if secured else "ws") if websocket else "mqtts"
+            self.mqtt_more.append(f"{scheme}://{host}:{bound}")
+            self.tls_port = bound if scheme == "mqtts" else self.tls_port
+            _log.info("the MQTT door also listens on %s", self.mqtt_more[-1])
+
+    def _certificates(self) -> Certificates:
+        mqtt, authority = self.config.mqtt, self.authority
+        if not mqtt.certificate and not authority.exists:
+            raise EdgeError(
+                "MQTT with TLS needs a certificate, and this gateway has none",
+                hint="'edge init --lan' makes a CA and a certificate; 'mqtt.certificate' and 'mqtt.key' name others.",
+            )
+        own_ca = authority.certificate if authority.exists else None
+        return Certificates(
+            Path(mqtt.certificate) if mqtt.certificate else authority.server_certificate,
+            Path(mqtt.key) if mqtt.key else authority.server_key,
+            Path(mqtt.client_ca) if mqtt.client_ca else own_ca,
+        )
+
+    async def _announce(self, stack: contextlib.AsyncExitStack) -> None:
+        name, tls = self.config.gateway.name, bool(self.tls_port)
+        addresses = [address for address in own_names() if is_outside(address)]
+        try:
+            announcer = await Announcer.start(name, self.tls_port or self.mqtt_port, addresses, tls=tls)
+        except EdgeError as error:
+            # A gateway that nobody finds by itself still does its work.
+            _log.warning("%s. %s", error, error.hint)
+        else:
+            stack.push_async_callback(announcer.stop)
 
     def _coap_site(self, door: CoapFrontDoor) -> Elsewhere:
         # Not imported before it is needed: 11 MB of the daemon; boards that post plain events never need it.
@@ -450,6 +501,8 @@ class Gateway:
             restarts=stats.restarts,
             cold_starts=list(stats.cold_starts),
             jail=self._jail(),
+            mqtt_more=self.mqtt_more,
+            broker=figures(self.mqtt_users.counters),
             coap=f"{self.config.coap.host}:{self.coap_port}" if self.coap is not None else "",
             coap_door=instrumentation.coap_door(self.coap) if self.coap is not None else {},
         )

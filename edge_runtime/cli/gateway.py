@@ -154,6 +154,15 @@ def status(
         f" (p50 {door.p50 / 1e3:.2f} ms, p99 {door.p99 / 1e3:.2f} ms), {door.duplicates} repeated, {door.dead} dead,"
         f" {door.refused} refused, {door.failed_logins} failed logins"
     )
+    if found.mqtt_more:
+        out.print(f"The MQTT door also listens on {', '.join(found.mqtt_more)}")
+    broker = found.broker
+    if broker and (broker["connections"] or broker["published"]):
+        given_up = sum(number for name, number in broker.items() if name.startswith("dropped") or name == "expired")
+        out.print(
+            f"MQTT broker: {broker['connections']} programs, {broker['published']} messages published,"
+            f" {broker['delivered']} delivered, {broker['refused']} refused, {given_up} given up"
+        )
     if found.coap:
         coap = found.coap_door
         out.print(

@@ -7,7 +7,21 @@ import sys
 import typer
 
 from edge_runtime import __version__
-from edge_runtime.cli import apps, backup, dead, demo, deploys, devices, doctor, flows, gateway, secrets, trace, watch
+from edge_runtime.cli import (
+    apps,
+    backup,
+    dead,
+    demo,
+    deploys,
+    devices,
+    doctor,
+    flows,
+    gateway,
+    secrets,
+    trace,
+    users,
+    watch,
+)
 from edge_runtime.cli.console import problem
 from edge_runtime.errors import EdgeError
 
@@ -34,7 +48,7 @@ def _root(
     pass
 
 
-for group in (gateway, devices, deploys, apps, secrets, flows, dead, watch, trace, backup, doctor, demo):
+for group in (gateway, devices, deploys, apps, secrets, users, flows, dead, watch, trace, backup, doctor, demo):
     group.register(app)
 
 

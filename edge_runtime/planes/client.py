@@ -20,8 +20,10 @@ from edge_runtime.errors import EdgeError
 from edge_runtime.flows.deadletters import LetterDetail, Letters, Selection, Settled
 from edge_runtime.flows.lineage import Trace
 from edge_runtime.flows.replay import Replayed
+from edge_runtime.ingress.broker.users import UserRow
 from edge_runtime.planes.api_flows import Limit, Release, Scale
 from edge_runtime.planes.api_operations import TraceRequest, Which
+from edge_runtime.planes.api_users import Allowed, NewUser, UserKey
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
 from edge_runtime.planes.deployments import Rollback, VersionRow
@@ -275,6 +277,22 @@ class Client:
     def replay_app(self, app: str, request: AppReplay) -> AppReplayed:
         """Run a version of an app over the past without any effect."""
         return self._ask("POST", f"/apps/{quote(app, safe='')}/replay", AppReplayed, request, timeout=LONG)
+
+    def users(self) -> list[UserRow]:
+        """The users of MQTT."""
+        return self._ask("GET", "/users", list[UserRow])
+
+    def add_user(self, name: str, publish: list[str], subscribe: list[str]) -> UserKey:
+        """Add a user of MQTT."""
+        return self._ask("POST", "/users", UserKey, NewUser(name, publish, subscribe))
+
+    def allow_user(self, name: str, publish: list[str], subscribe: list[str]) -> UserRow:
+        """Let a user of MQTT use these topics, in the place of those that it had."""
+        return self._ask("PUT", f"/users/{quote(name, safe='')}", UserRow, Allowed(publish, subscribe))
+
+    def remove_user(self, name: str) -> list[UserRow]:
+        """Remove a user of MQTT."""
+        return self._ask("DELETE", f"/users/{quote(name, safe='')}", list[UserRow])
 
     def versions(self, app: str) -> list[VersionRow]:
         """The stored versions of an app."""

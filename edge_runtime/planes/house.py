@@ -9,6 +9,7 @@ from typing import Protocol
 from edge_runtime.flows.deadletters import DeadLetters
 from edge_runtime.flows.lineage import Lineage
 from edge_runtime.functions.secrets import Secrets
+from edge_runtime.ingress.apps import Apps
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.deployments import Deployments
@@ -30,6 +31,8 @@ class House(Protocol):
     """How many instances apps have, and why."""
     secrets: Secrets
     """What functions may read by name."""
+    mqtt_users: Apps
+    """Programs that use MQTT."""
     letters: DeadLetters
     lineage: Lineage
 

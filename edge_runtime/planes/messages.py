@@ -266,6 +266,10 @@ class Status(msgspec.Struct):
     """The newest durations from source to loaded app, microseconds."""
     jail: list[str]
     """What holds the executors, one line each."""
+    mqtt_more: list[str] = []
+    """Other addresses of the MQTT door: with TLS, or for WebSocket."""
+    broker: dict[str, int] = {}
+    """What programs have done over MQTT since the start, and given up messages by reason."""
     coap: str = ""
     """Where boards send over CoAP, as host:port; empty without that door."""
     coap_door: dict[str, int] = {}

@@ -25,6 +25,7 @@ async def api(house: House) -> AsyncIterator[httpx.AsyncClient]:
     seam = SimpleNamespace(
         deployments=None,
         secrets=None,
+        mqtt_users=None,
         inventory=SimpleNamespace(registry=None),
         control=house.control,
         letters=house.letters,
