@@ -194,6 +194,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._flushing = False
         self._idle = asyncio.Event()
         # Looked up for every message.
         self._monotonic = clock.monotonic
@@ -222,6 +223,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
                 await asyncio.wait_for(self._idle.wait(), STOP_TIMEOUT)
             except TimeoutError:
                 self.log(f"{self.in_flight} CoAP requests were not answered: what they sent is not stored yet")
+        self._flush()
         if self._elsewhere is not None:
             await self._elsewhere.stop()
         if self._timer is not None:
@@ -439,11 +441,15 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         if verdict is not Verdict.REFUSED:
             counters.acknowledged += 1
             self.latency.record(now - post.received)
-        self._flush()
+        if not self._flushing:
+            # All answers of a commit leave together: a peer that wakes does not take the processor from the next one's.
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
         if self._stopping and not self.in_flight:
             self._idle.set()
 
     def _flush(self) -> None:
+        self._flushing = False
         out, transport = self.layer.out, self._transport
         if transport is not None:
             for data, address in out:
