@@ -68,6 +68,7 @@ class Core:
         self.commands = Commands()
         self.queue = Queue(options["queue"], options["queue_bytes"])
         self.session = _session(config, hal.random)
+        self.twin = None
         self.lost = 0
         """Readings that had to go and are not reported yet."""
         self.wants_link = False
@@ -212,6 +213,10 @@ class Core:
                 session.publish(now, self._base + "/replies", reply[REPLY], reply[SENT_BEFORE], reply)
                 reply[SENT_BEFORE] = True
                 continue
+            told = self.twin and self.twin.take()
+            if told:
+                session.publish(now, self._base + told[0], told[1], False, told)
+                continue
             batch = self.queue.take(options["batch"], options["packet"])
             if not batch:
                 break
@@ -252,6 +257,8 @@ class Core:
             self.emit(LOST, {"count": count})
 
     def _message(self, topic, payload, packet):
+        if self.twin and self.twin.message(topic, payload, packet):
+            return
         try:
             command, expires, name, args, cause = wire.decode_command(payload)
         except ValueError as error:

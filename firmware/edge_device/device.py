@@ -83,6 +83,25 @@ class Device:
 
         return decorate
 
+    def _twin(self):
+        from .twin import attach
+
+        return attach(self.core)
+
+    def on_config(self, function):
+        """Decorate a function of one argument, the configuration, for each version of it that comes.
+
+        It is called once after a start for the version there is. What it raises, the operator is told.
+        """
+        self._twin().handler = function
+        return function
+
+    def report(self, state):
+        """Tell the gateway in which state this board is, now or as soon as there is a connection; the newest counts."""
+        self._twin().report(state)
+        if self._shell:
+            self._shell.wake()
+
     async def serve(self):
         """Run for ever, beside other asyncio tasks."""
         if self.config.link == "serial":

@@ -18,7 +18,8 @@ class Session:
     def __init__(self, device, key, keepalive=30, patience=10, window=4, max_packet=4096):
         self._device = device
         self._key = key
-        self._filter = "/devices/" + device + "/commands/#"
+        self.filters = ["/devices/" + device + "/commands/#"]
+        """What is subscribed to."""
         self._keepalive = keepalive
         self._patience = patience * 1000
         self._window = window
@@ -134,7 +135,8 @@ class Session:
                 return
             self._answered(0, None)
             self.state = OPEN
-            mqtt.subscribe(self.out, self._filter, self._next_packet(now, SUBSCRIPTION))
+            for pattern in self.filters:
+                mqtt.subscribe(self.out, pattern, self._next_packet(now, SUBSCRIPTION))
         elif kind == mqtt.PUBLISH:
             topic, packet, payload = mqtt.read_publish(first, body)
             on_message(topic, payload, packet)
@@ -145,7 +147,7 @@ class Session:
         elif kind == mqtt.SUBACK and len(body) == 3:
             if self._answered(struct.unpack(">H", body)[0], SUBSCRIPTION) and body[2] > 1:
                 self.refused = True
-                self._fail("the gateway refused the subscription to " + self._filter)
+                self._fail("the gateway refused the subscription to " + self.filters[-1])
         elif kind == mqtt.PINGRESP and not body:
             self._answered(0, PING)
         else:
