@@ -406,6 +406,12 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         if target.verb == "replies":
             admission.submit_reply(device, payload, topic, settle)
             return
+        if target.verb == "state":
+            admission.submit_state(device, payload, topic, settle)
+            return
+        if target.verb == "config/ack":
+            admission.submit_config_ack(device, payload, topic, settle)
+            return
         if form is Form.ENVELOPE:
             admission.submit(device, target.kind, payload, topic, settle)
             return

@@ -33,7 +33,8 @@ _ONCE = frozenset(
     (numbers.URI_HOST, numbers.URI_PORT, numbers.OSCORE, numbers.CONTENT_FORMAT, numbers.ACCEPT, numbers.BLOCK1)
 )
 WELL_KNOWN = [b".well-known", b"core"]
-VERBS = ("events", "replies", "commands", "config")
+POSTS = ("events", "replies", "state", "config/ack")
+VERBS = (*POSTS, "commands", "config")
 
 
 class Refusal(Exception):
@@ -87,7 +88,7 @@ def read(message: Message) -> Target:
     if path == WELL_KNOWN:
         return Target("")
     device, verb, kind = _place(path)
-    allowed = numbers.POST if verb in ("events", "replies") else numbers.GET
+    allowed = numbers.POST if verb in POSTS else numbers.GET
     if message.code != allowed:
         raise Refusal(numbers.METHOD_NOT_ALLOWED)
     queries = parameters(message.all(numbers.URI_QUERY))
@@ -124,6 +125,8 @@ def place(path: tuple[str, ...]) -> tuple[str, str, str | None]:
         raise Refusal(numbers.NOT_FOUND)
     if len(path) == 3:
         return path[1], path[2], None
+    if path[2:] == ("config", "ack"):
+        return path[1], "config/ack", None
     if len(path) == 4 and path[2] == "events" and NAME.fullmatch(path[3]):
         return path[1], path[2], path[3]
     raise Refusal(numbers.NOT_FOUND)

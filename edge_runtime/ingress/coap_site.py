@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from aiocoap.util.linkformat import Link, LinkFormat
 
 from devices.keys import OscoreContext
 from edge_runtime.clock import Clock
+from edge_runtime.errors import StorageError
 from edge_runtime.ingress import coap_request
 from edge_runtime.ingress.admission import Verdict
 from edge_runtime.ingress.coap import Address, CoapFrontDoor, code_of_dead, from_here
@@ -34,7 +34,7 @@ from edge_runtime.ingress.coap_request import Refusal, Target
 from edge_runtime.journal.records import Command
 from edge_runtime.proto.coap import Message, Transmission
 from edge_runtime.throttle import Throttle
-from edge_runtime.wire import CommandMessage, encode_command
+from edge_runtime.wire import CommandMessage, encode_command, encode_config
 
 CBOR = 60
 MAX_NOTIFICATION = 1024
@@ -47,9 +47,6 @@ MAX_PROVEN = 4096
 SMALLEST_BLOCK, LARGEST_BLOCK = 0, 6
 """Exponents of block sizes: 16 and 1,024 bytes (RFC 7959 section 2.2)."""
 _LIFETIME = Transmission().EXCHANGE_LIFETIME
-
-Config = Callable[[str], bytes | None]
-"""A device's current configuration, as CBOR; None where it has none."""
 
 
 class Peer(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap has no types
@@ -145,7 +142,7 @@ class _Share:
 class CoapSite:
     """Implements `coap.Elsewhere`."""
 
-    def __init__(self, door: CoapFrontDoor, clock: Clock, *, oscore: Path, config: Config | None = None) -> None:
+    def __init__(self, door: CoapFrontDoor, clock: Clock, *, oscore: Path) -> None:
         """`oscore`: the folder where security contexts keep their numbers."""
         self.door = door
         self._known = _Share(clock, door.limits.max_exchanges_elsewhere)
@@ -154,7 +151,7 @@ class CoapSite:
         self._proven: OrderedDict[Address, None] = OrderedDict()
         """Where a request came from that OSCORE has shown to be a device's, of late."""
         self.commands = Commands(self)
-        self.config = Configs(self, config or _none)
+        self.config = Configs(self)
         self._posts = Posts(self)
         root = OscoreSiteWrapper(_Root(self), self._contexts)
         logger = logging.getLogger("edge.coap")
@@ -260,6 +257,8 @@ def _links() -> LinkFormat:
             Link("/devices/DEVICE/events", rt="edge.events", ct="50 60 110 112 65000"),
             Link("/devices/DEVICE/events/KIND", rt="edge.event", ct=forms),
             Link("/devices/DEVICE/replies", rt="edge.replies", ct="60"),
+            Link("/devices/DEVICE/state", rt="edge.state", ct="60"),
+            Link("/devices/DEVICE/config/ack", rt="edge.config.ack", ct="60"),
             Link("/devices/DEVICE/commands", rt="edge.commands", ct="60", obs=None),
             Link("/devices/DEVICE/config", rt="edge.config", ct="60", obs=None),
         ]
@@ -462,11 +461,12 @@ def _content(payload: bytes) -> Any:
 class Configs(resource.ObservableResource):  # type: ignore[misc]
     """A device's configuration."""
 
-    def __init__(self, site: CoapSite, config: Config) -> None:
+    def __init__(self, site: CoapSite) -> None:
         super().__init__()
         self._limit = site.door.limits.max_observers
-        self._config = config
+        self._twin = site.door.admission.twin
         self._by_device: dict[str, Any] = {}
+        self._twin.watch(self.changed)
 
     async def add_observation(self, request: Any, serverobservation: Any) -> None:
         """As aiocoap wants it."""
@@ -496,15 +496,16 @@ class Configs(resource.ObservableResource):  # type: ignore[misc]
 
     async def render_get(self, request: Any) -> Any:
         """The configuration as it stands."""
-        payload = self._config(request.opt.uri_path[1])
-        if payload is None:
+        try:
+            found = await self._twin.config(request.opt.uri_path[1])
+        except StorageError:
+            raise error.ServiceUnavailable from None
+        if found is None:
             raise error.NotFound
+        version, content = found
+        payload = encode_config(version, content.value())
         answer = _content(payload)
         answer.opt.etag = hashlib.sha256(payload).digest()[:8]
         if answer.opt.etag in (request.opt.etags or ()):
             answer.code, answer.payload = aiocoap.VALID, b""
         return answer
-
-
-def _none(_device: str) -> None:
-    return None

@@ -43,7 +43,6 @@ class CoapHouse:
         self.listening: list[str] = []
         self.clients: list[CoapClient] = []
         self.site: CoapSite | None = None
-        self.configs: dict[str, bytes] = {}
         self.registry: Registry
         self.door: CoapFrontDoor
         self.port = 0
@@ -57,7 +56,7 @@ class CoapHouse:
         admission = await Admission.open(house.journal, house.registry, house.clock, house.security.append)
 
         def elsewhere(door: CoapFrontDoor) -> CoapSite:
-            house.site = CoapSite(door, house.clock, oscore=folder / "oscore", config=house.configs.get)
+            house.site = CoapSite(door, house.clock, oscore=folder / "oscore")
             return house.site
 
         house.door = CoapFrontDoor(

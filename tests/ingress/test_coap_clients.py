@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from aiocoap.oscore import NotAProtectedMessage
 
 from devices.keys import OscoreContext
+from devices.twin import json_content
 from edge_runtime.ingress.coap import CoapLimits
 from tests.ingress.coap_house import CoapHouse, until
 from tests.ingress.mqtt_house import PATIENCE, event_payload
@@ -109,27 +109,43 @@ async def test_an_observation_ends_when_the_device_is_blocked(house: CoapHouse, 
     assert not house.door.deliver(house.order())
 
 
+async def configure(house: CoapHouse, value: Any) -> None:
+    await house.door.admission.twin.set_config("d", json_content(value))
+
+
 async def test_a_configuration_comes_in_blocks_and_its_changes_by_themselves(house: CoapHouse, client: Any) -> None:
     uri = f"{house.uri}/devices/d/config?k={house.key}"
     assert (await ask(client, aiocoap.GET, uri)).code == aiocoap.NOT_FOUND
-    house.configs["d"] = cbor2.dumps({"text": "x" * 3000})
+    await configure(house, {"text": "x" * 3000})
     answer = await ask(client, aiocoap.GET, uri)
-    assert answer.payload == house.configs["d"]
-    house.configs["d"] = cbor2.dumps({"every": 5})
+    assert cbor2.loads(answer.payload) == {0: 1, 1: {"text": "x" * 3000}}
+    await configure(house, {"every": 5})
     request = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
-    assert cbor2.loads((await request.response).payload) == {"every": 5}
-    house.configs["d"] = cbor2.dumps({"every": 9})
-    assert house.site is not None
-    house.site.config.changed("d")
+    first = await request.response
+    assert cbor2.loads(first.payload) == {0: 2, 1: {"every": 5}}
+    await configure(house, {"every": 9})
     async with asyncio.timeout(PATIENCE):
-        assert cbor2.loads((await anext(request.observation.__aiter__())).payload) == {"every": 9}
+        newer = await anext(request.observation.__aiter__())
+    assert cbor2.loads(newer.payload) == {0: 3, 1: {"every": 9}}
     request.observation.cancel()
-    answer = await ask(client, aiocoap.GET, uri, etags=[answer_etag(house.configs["d"])])
-    assert answer.code == aiocoap.VALID
+    answer = await ask(client, aiocoap.GET, uri, etags=[newer.opt.etag])
+    assert (answer.code, answer.payload) == (aiocoap.VALID, b"")
+    taken = cbor2.dumps({0: 3, 1: 0})
+    answer = await ask(
+        client, aiocoap.POST, f"{house.uri}/devices/d/config/ack?k={house.key}", taken, content_format=60
+    )
+    assert answer.code == aiocoap.CHANGED
+    assert (await house.door.admission.twin.index("d")).acknowledged == 3
 
 
-def answer_etag(payload: bytes) -> bytes:
-    return sha256(payload).digest()[:8]
+async def test_a_state_is_kept(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/state?k={house.key}"
+    assert (
+        await ask(client, aiocoap.POST, uri, cbor2.dumps({0: {"on": True}}), content_format=60)
+    ).code == aiocoap.CHANGED
+    ((_, content),) = await house.door.admission.twin.states("d")
+    assert content.value() == {"on": True}
+    assert (await ask(client, aiocoap.POST, uri, b"\xff", content_format=60)).code == aiocoap.BAD_REQUEST
 
 
 def give(client: Any, house: CoapHouse, folder: Path, context: OscoreContext) -> None:
@@ -214,8 +230,8 @@ async def test_libcoap_sends_and_fetches_in_blocks(house: CoapHouse) -> None:
     text = json.dumps("y" * 2000)
     await coap_client(house, "devices/d/events/climate", "-b", "64", "-m", "post", "-t", "50", "-e", text)
     assert [e.data for e in house.journal.events] == ["y" * 2000]
-    house.configs["d"] = b"z" * 3000
-    assert await coap_client(house, "devices/d/config", "-m", "get", "-b", "256") == "z" * 3000 + "\n"
+    await configure(house, "z" * 3000)
+    assert "z" * 3000 in await coap_client(house, "devices/d/config", "-m", "get", "-b", "256")
 
 
 @libcoap
