@@ -279,13 +279,13 @@ class MappingSettings(msgspec.Struct, frozen=True):
     """A mapping of your own, under a free name: messages of other devices become events."""
 
     topic: Annotated[str, Meta(min_length=1, max_length=1024)]
-    """Which topics: `{name}` stands for one level and gives it a name, `+` for one level, `#` at the end for the rest."""
+    """Which topics: `{name}` stands for one level and names it, `+` for one level, `#` at the end for the rest."""
     kind: Annotated[str, Meta(min_length=1, max_length=256)]
     """The kind of event; may contain names of the topic in braces."""
     device: Annotated[str, Meta(min_length=1, max_length=256)] = "{device}"
     """The device; may contain names of the topic in braces. What a device id cannot have becomes `_`."""
     fields: Annotated[dict[str, str], Meta(max_length=64)] = {}
-    """The event's fields and where they stand in the payload, such as `{ t = "ENERGY.Power" }`; by default all of it."""
+    """The event's fields and where they stand in the payload, as in `{ t = "ENERGY.Power" }`; by default all of it."""
     time: Annotated[str, Meta(max_length=256)] = ""
     """Where the time stands in the payload; empty for the time of arrival."""
 
@@ -304,7 +304,7 @@ class Attach(msgspec.Struct, frozen=True):
     url: str = ""
     """`mqtt://host:1883` or `mqtts://host:8883`; empty for none."""
     client_id: Annotated[str, Meta(max_length=64)] = ""
-    """The name of the session at the broker, which keeps messages meanwhile; by default `edge-` and the gateway's name."""
+    """The name of the session at the broker, where messages wait; by default `edge-` and the gateway's name."""
     user: Annotated[str, Meta(max_length=256)] = ""
     """The user name there."""
     password_file: str = ""

@@ -39,6 +39,7 @@ from edge_runtime.functions.secrets import Secrets
 from edge_runtime.functions.settings import default_limits, limits_by_app, scaling_of
 from edge_runtime.functions.stats import AppStats
 from edge_runtime.grants import Grants
+from edge_runtime.ingress import schemas
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.announce import Announcer
 from edge_runtime.ingress.apps import Apps, figures
@@ -47,6 +48,8 @@ from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
+from edge_runtime.ingress.pace import Allowance, Pace
+from edge_runtime.ingress.skew import Skews
 from edge_runtime.ingress.tls import Certificates
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Usage
@@ -156,7 +159,16 @@ class Gateway:
         self.authority = Authority(config.authority)
         self._renew_certificate(look=True)
         orders = await Orders.open(self.journal, self.registry, clock)
-        admission = await Admission.open(self.journal, self.registry, clock, _security.warning)
+        allowed = Allowance(config.admission.rate, config.admission.bytes, config.admission.burst)
+        admission = self.admission = await Admission.open(
+            self.journal,
+            self.registry,
+            clock,
+            _security.warning,
+            pace=Pace(clock, lambda _device: allowed),
+            skews=Skews(config.admission.clock_skew),
+            schemas=schemas.load({kind: settings.file for kind, settings in config.schemas.items()}),
+        )
         self.mqtt_users = await Apps.open(self.journal, self.registry, clock, _log.warning)
         stack.push_async_callback(self.mqtt_users.stop)
         self.door = MqttFrontDoor(
@@ -170,7 +182,9 @@ class Gateway:
         )
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
-        self.inventory = Inventory(self.registry, admission.twin, orders, self.authority, clock, self.doors.connected)
+        self.inventory = Inventory(
+            self.registry, admission.twin, orders, self.authority, clock, self.doors.connected, admission.skews.of
+        )
         self.outbox = Outbox(self.journal, self.doors, clock, tables.outbox)
         self.door.on_listening = self.outbox.listening
         self.targets = {}
@@ -307,6 +321,8 @@ class Gateway:
                 _log.warning("the journal could not be kept in order: %s", error)
             await self._remember_seen()
             self._renew_certificate()
+            for said in await self.admission.keep():
+                _log.warning("%s", said)
             await self._clock.sleep(TICK)
 
     def _renew_certificate(self, *, look: bool = False) -> None:
@@ -503,6 +519,7 @@ class Gateway:
             jail=self._jail(),
             mqtt_more=self.mqtt_more,
             broker=figures(self.mqtt_users.counters),
+            skewed=self.admission.skews.off(),
             coap=f"{self.config.coap.host}:{self.coap_port}" if self.coap is not None else "",
             coap_door=instrumentation.coap_door(self.coap) if self.coap is not None else {},
         )

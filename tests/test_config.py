@@ -145,6 +145,9 @@ def test_the_template_shows_the_defaults_and_nothing_else(tmp_path: Path) -> Non
     everything = parse(uncommented, path)
     assert everything.targets.pop("cloud") == config.HttpCloudEvents("http-cloudevents", "https://example.org/on-event")
     assert everything.apps.pop("greenhouse") == config.AppSettings()
+    assert everything.schemas.pop("climate") == config.SchemaSettings(tmp_path / "climate.schema.json")
+    own = everything.mappings.own.pop("shelly")
+    assert own == config.MappingSettings("shellies/{device}/status", "power")
     assert everything == parse("", path)
     for setting in config.settings():
         assert re.search(rf"^{setting.name} = ", uncommented, re.MULTILINE), setting
@@ -201,3 +204,47 @@ def test_without_tls_the_http_door_is_opened_to_others_only_by_decision(listen: 
 def test_what_is_neither_true_nor_false() -> None:
     with pytest.raises(ConfigError, match="expected true or false"):
         parse("[http]\ninsecure = 1", FILE)
+
+
+def test_schemas_and_mappings_have_names_of_their_own() -> None:
+    found = parse(
+        """
+        [schemas.climate]
+        file = "schemas/climate.json"
+        [mappings]
+        use = ["tasmota"]
+        [mappings.own.meter]
+        topic = "meters/{device}/now"
+        kind = "power"
+        fields = { watts = "P.total" }
+        [attach]
+        url = "mqtts://broker.lan"
+        password_file = "secret"
+        """,
+        FILE,
+    )
+    assert found.schemas == {"climate": config.SchemaSettings(Path("/srv/site/schemas/climate.json"))}
+    own = config.MappingSettings("meters/{device}/now", "power", fields={"watts": "P.total"})
+    assert found.mappings == config.Mappings(("tasmota",), {"meter": own})
+    assert found.attach.address == (True, "broker.lan", 8883)
+    assert found.attach.password_file == "/srv/site/secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[schemas."a b"]\nfile = "x"', "'schemas.a b' is not a kind"),
+        ("[schemas.climate]", "'schemas.climate.file' is missing"),
+        ('[mappings]\nuse = ["tasmoto"]', "'mappings.use' is a list: expected a list of"),
+        ('[mappings.own.x]\ntopic = "a"', "'mappings.own.x.kind' is missing"),
+        ('[mappings.own.x]\ntopic = "a"\nkind = "b"\nfields = 3', "'mappings.own.x.fields' is 3: expected a table"),
+        ('[attach]\nurl = "http://x"', "'attach.url' is wrong: expected a URL such as"),
+        ('[attach]\nurl = "mqtt://u:secret@x"', "'attach.url' is wrong: a URL with a password"),
+        ('[admission]\nburst = "1ms"', "'admission.burst' is \"1ms\": expected a duration from \"1s\" to \"1h\""),
+    ],
+)
+def test_what_is_wrong_about_admission_is_said(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, FILE)
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)

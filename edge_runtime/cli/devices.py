@@ -147,12 +147,14 @@ def list_(
         print_json(rows)
         return
     now = SystemClock().now()
-    columns = table("device", "connected", "last heard", "registered", "tags", "")
+    columns = table("device", "connected", "last heard", "clock", "registered", "tags", "")
     for row in rows:
         connected = "[green]yes[/]" if row.connected else "no"
         blocked = "[red]blocked[/]" if row.blocked else ""
         heard, registered = ago(row.last_seen, now), ago(row.created, now)
-        columns.add_row(row.device, connected, heard, registered, escaped(_tags_text(row.tags)), blocked)
+        columns.add_row(
+            row.device, connected, heard, _clock(row.skew), registered, escaped(_tags_text(row.tags)), blocked
+        )
     nothing = "No device has these tags." if everything else "No devices yet. Add one with: edge device add NAME"
     out.print(columns if rows else nothing)
 
@@ -240,6 +242,13 @@ def _tags_text(tags: dict[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(tags.items()))
 
 
+def _clock(skew: int | None) -> str:
+    """How far a device's clock seems to be off; less than that may be the way its events take."""
+    if skew is None:
+        return ""
+    return "right" if abs(skew) < 2_000_000 else f"{abs(skew) // 1_000_000} s {'behind' if skew > 0 else 'ahead'}"
+
+
 def _answer(found: DeviceDetail, as_json: bool, words: str = "") -> None:
     if as_json:
         print_json(found)
@@ -253,6 +262,8 @@ def _answer(found: DeviceDetail, as_json: bool, words: str = "") -> None:
         f"[bold]{found.device}[/]: {state}, last heard {ago(found.last_seen, now)} ago, registered"
         f" {ago(found.created, now)} ago, profile {found.profile}"
     )
+    if found.skew is not None:
+        out.print(f"Clock: {_clock(found.skew)}")
     if found.tags:
         out.print(f"Tags: {escaped(_tags_text(found.tags))}")
     rows = table("key", "type", "made", "expires", "")

@@ -142,6 +142,11 @@ def _running(settings: config.Config) -> Iterator[Finding]:
     health = status.health
     advice = "Free disk space or raise journal.max_size; it goes on by itself." if health.state == "full" else ""
     yield Finding(health.state == "ok", "health", health.words, advice)
+    if status.skewed:
+        worst = sorted(status.skewed.items(), key=lambda item: -abs(item[1]))
+        found = ", ".join(f"{device} {abs(skew) // 10**6} s" for device, skew in worst[:SHOWN])
+        more = f" and {len(worst) - SHOWN} more" if len(worst) > SHOWN else ""
+        yield Finding(False, "device clocks", f"off: {found}{more}", "Have the board set its clock (NTP).")
     for row in status.flows:
         waits = [key for key, parked in row.held.items() if parked]
         found = row.waiting or f"{row.state}, lag {row.lag}"

@@ -7,21 +7,28 @@ once it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import Enum
 from functools import partial
 
 from devices.registry import Registry
 from devices.twin import Twin, reported
 from edge_runtime import wire
-from edge_runtime.clock import Clock
+from edge_runtime.clock import TRUSTED_AFTER, Clock
 from edge_runtime.errors import EdgeError, StorageError, WireError
+from edge_runtime.events import Event
+from edge_runtime.ingress.boots import BURST, Boots
+from edge_runtime.ingress.pace import Pace
+from edge_runtime.ingress.schemas import Check
+from edge_runtime.ingress.skew import Skews
 from edge_runtime.journal.interface import Appended, Journal, Placed
 from edge_runtime.journal.records import Command, CommandEnd, DeadLetter, Record, Stored
 
 KEPT_OF_INVALID = 4096
 """Bytes kept of a payload that cannot be read: enough to see what it was, too little to fill a disk quickly."""
 KEPT_OF_TOPIC = 256
+MAX_APPEND = 1000
+"""Records that the journal takes at once."""
 
 
 class Verdict(Enum):
@@ -50,9 +57,25 @@ class Admission:
     and `reply` are the same as awaitables. Appends do not wait for each other: the journal groups them.
     """
 
-    def __init__(self, journal: Journal, registry: Registry, clock: Clock, security: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        registry: Registry,
+        clock: Clock,
+        security: Callable[[str], None],
+        *,
+        pace: Pace | None = None,
+        skews: Skews | None = None,
+        schemas: Mapping[str, Check] | None = None,
+    ) -> None:
         self.twin = Twin(journal, registry, clock)
         """Configurations and states; there is one for all doors."""
+        self.pace = pace or Pace(clock)
+        """How fast devices may send: asked by the doors, before they hand anything in here."""
+        self.skews = skews or Skews(0)
+        """How far the clocks of devices seem to be off."""
+        self._boots = Boots(clock)
+        self._schemas = schemas or {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._journal = journal
         self._last_seen = registry.last_seen
@@ -63,10 +86,21 @@ class Admission:
 
     @classmethod
     async def open(
-        cls, journal: Journal, registry: Registry, clock: Clock, security: Callable[[str], None]
+        cls,
+        journal: Journal,
+        registry: Registry,
+        clock: Clock,
+        security: Callable[[str], None],
+        *,
+        pace: Pace | None = None,
+        skews: Skews | None = None,
+        schemas: Mapping[str, Check] | None = None,
     ) -> Admission:
-        """Admission to `journal`, knowing the commands that wait for a reply; `security` takes security-log lines."""
-        admission = cls(journal, registry, clock, security)
+        """Admission to `journal`, knowing the commands that wait for a reply; `security` takes security-log lines.
+
+        Without `pace` nobody is held to one; `schemas` are by kind.
+        """
+        admission = cls(journal, registry, clock, security, pace=pace, skews=skews, schemas=schemas)
         early: list[Stored] = []
         opened = False
 
@@ -103,17 +137,64 @@ class Admission:
         now = self._clock.now()
         self._last_seen[device] = now
         try:
-            events: Sequence[Record] = wire.decode_events(payload, kind).events(device, now)
+            envelope = wire.decode_events(payload, kind)
         except WireError as error:
             self.submit_dead(device, str(error), payload, topic, settle)
             return
-        self._append(events, settle)
+        self._take(device, envelope, now, settle)
 
     def submit_decoded(self, device: str, envelope: wire.Envelope, settle: Settle) -> None:
         """Date and append events that came in another form and were made into our envelope."""
         now = self._clock.now()
         self._last_seen[device] = now
-        self._append(envelope.events(device, now), settle)
+        self._take(device, envelope, now, settle)
+
+    def _take(self, device: str, envelope: wire.Envelope, now: int, settle: Settle) -> None:
+        dated = envelope.readings[-1].time
+        if dated is not None and now > TRUSTED_AFTER:
+            self.skews.note(device, now - dated)
+        events = envelope.events(device, now)
+        if not self._boots.admit(device, envelope.boot):
+            why = f"the device has begun more than {BURST} boots, each within a minute of the one before"
+            self._append([_letter(event, "boots", why) for event in events], partial(_as_dead, settle))
+        elif self._schemas and any(event.kind in self._schemas for event in events):
+            records = [self._judged(event) for event in events]
+            all_dead = all(type(record) is DeadLetter for record in records)
+            self._append(records, partial(_as_dead, settle) if all_dead else settle)
+        else:
+            self._append(events, settle)
+
+    def _judged(self, event: Event) -> Event | DeadLetter:
+        """The event, or a dead letter in its place if it is not what the schema of its kind asks for."""
+        check = self._schemas.get(event.kind)
+        wrong = check(event.data) if check is not None else ""
+        return _letter(event, "invalid", wrong) if wrong else event
+
+    async def keep(self) -> list[str]:
+        """What is to be done once a minute: make it durable how much was given up since, and look at the clocks.
+
+        Returns lines for the operations log.
+        """
+        self.pace.forget_full()
+        dropped, self.pace.dropped = self.pace.dropped, {}
+        now = self._clock.now()
+        letters = [
+            DeadLetter(
+                "ingress", "throttled", f"{count} messages were given up: the device sends too fast", now, device
+            )
+            for device, count in dropped.items()
+        ]
+        try:
+            for start in range(0, len(letters), MAX_APPEND):
+                await self._journal.append(letters[start : start + MAX_APPEND])
+        except StorageError:
+            for device, count in dropped.items():
+                self.pace.dropped[device] = self.pace.dropped.get(device, 0) + count
+        return [
+            f"the clock of device '{device}' seems to be {abs(skew) / 1e6:.0f} s {'behind' if skew > 0 else 'ahead'}; "
+            "its events keep their own time"
+            for device, skew in self.skews.news().items()
+        ]
 
     def submit_reply(self, device: str, payload: bytes, topic: str, settle: Settle) -> None:
         """Decode a command reply and append the command's end, if the command is this device's and has none yet."""
@@ -212,7 +293,12 @@ def _appended(settle: Settle, appending: asyncio.Future[Appended]) -> None:
         if _STORED in placed:
             settle(_ACCEPTED)
         else:
-            settle(Verdict.DEAD if Placed.CONFLICT in placed else Verdict.DUPLICATE)
+            dead = Placed.CONFLICT in placed or Placed.SCATTERED in placed
+            settle(Verdict.DEAD if dead else Verdict.DUPLICATE)
+
+
+def _letter(event: Event, reason: str, why: str) -> DeadLetter:
+    return DeadLetter("ingress", reason, why, event.received, event.device, event)
 
 
 def _as_dead(settle: Settle, verdict: Verdict) -> None:

@@ -27,6 +27,10 @@ class Counters(msgspec.Struct):
     """Messages that became a dead letter."""
     refused: int = 0
     """Messages that could not be stored and were not acknowledged."""
+    slowed: int = 0
+    """How often a connection was not heard for a while, since its device sent too fast."""
+    throttled: int = 0
+    """Messages of QoS 0 that were given up, since their device sent too fast."""
     failed_logins: int = 0
     violations: int = 0
     """Connections closed for breaking the protocol or a limit."""

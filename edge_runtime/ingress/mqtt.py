@@ -100,6 +100,8 @@ class MqttFrontDoor:
         """Bytes of messages that wait for the journal, over all connections."""
         self.held: set[Connection] = set()
         """Connections that would be read again but for `max_unacknowledged_total`."""
+        self.throttled: dict[Connection, int] = {}
+        """Connections of devices that were faster than they may be, and until when (monotonic) they are not heard."""
         self.stopping = False
         self._connections: set[Peer] = set()
         self._strangers: dict[Connection, None] = {}
@@ -197,6 +199,11 @@ class MqttFrontDoor:
         for _ in range(min(ticks, MAX_STEP)):
             for connection in self.wheel.turn():
                 connection.expired()
+        if self.throttled:
+            moment = self.clock.monotonic()
+            for connection in [connection for connection, until in self.throttled.items() if moment >= until]:
+                del self.throttled[connection]
+                connection.reconsider()
         if self._until:
             now = self.clock.now()
             for connection in [connection for connection, until in self._until.items() if now >= until]:
@@ -269,6 +276,7 @@ class MqttFrontDoor:
             return
         self._until.pop(connection, None)
         self.held.discard(connection)
+        self.throttled.pop(connection, None)
         self._refusing.discard(connection)
         if self._devices.get(device) is connection:
             del self._devices[device]
@@ -319,6 +327,11 @@ class MqttFrontDoor:
             held, self.held = self.held, set()
             for connection in held:
                 connection.reconsider()
+
+    def hold(self, connection: Connection, until: int) -> None:
+        """Do not hear a connection before `until`, by the monotonic clock: its device was too fast."""
+        self.counters.slowed += 1
+        self.throttled[connection] = until
 
     def note_acknowledged(self, received: int) -> None:
         """A PUBACK goes out with the next flush, for a message of that time."""

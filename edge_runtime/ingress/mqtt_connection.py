@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_config_due",
+        "_debt",
         "_device",
         "_door",
         "_heard",
@@ -117,6 +118,8 @@ class Connection(asyncio.Protocol):
         self._subscriptions = Subscriptions("")
         self._waiting: deque[Message] = deque()
         self._unacknowledged = 0
+        self._debt = 0
+        """Microseconds for which the device is not to be heard: it was faster than it may be."""
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
 
@@ -171,6 +174,10 @@ class Connection(asyncio.Protocol):
             else:
                 self._control(packet)
         limits = door.limits
+        if self._debt and self._state == _OPEN:
+            door.hold(self, now + self._debt)
+            self._debt = 0
+            self._pause()  # until the door's tick finds that it may be heard again
         if self._waiting and (
             len(self._waiting) > limits.max_unacknowledged
             or self._unacknowledged > limits.max_unacknowledged_bytes
@@ -191,6 +198,12 @@ class Connection(asyncio.Protocol):
             return
         payload = packet.payload
         size = len(payload) + OVERHEAD
+        if packet.packet_id:
+            self._debt = door.admission.pace.spend(self._device, len(payload))
+        elif not door.admission.pace.take_or_drop(self._device, len(payload)):
+            door.counters.messages += 1
+            door.counters.throttled += 1
+            return
         message = Message(self, packet.packet_id, now, size)
         self._waiting.append(message)
         self._unacknowledged += size
@@ -442,6 +455,7 @@ class Connection(asyncio.Protocol):
             or self._mute
             or door.stopping
             or self._state != _OPEN
+            or self in door.throttled
             or len(self._waiting) > limits.max_unacknowledged // 2
             or self._unacknowledged > limits.max_unacknowledged_bytes // 2
         ):

@@ -30,6 +30,8 @@ class Placed(Enum):
     """An event with this identity is there already."""
     CONFLICT = 2
     """An event with this identity and other content is there already; a dead letter was stored instead."""
+    SCATTERED = 3
+    """The sequences of its boot have too many gaps to keep track of; a dead letter was stored instead."""
 
 
 class Appended(msgspec.Struct, frozen=True):

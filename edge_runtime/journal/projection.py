@@ -114,6 +114,8 @@ class Projection:
                 if known is not None or seen.contains(self._intervals(key[:2]), record.seq):
                     same = known is None or known == content_digest(record)
                     verdict = Placed.DUPLICATE if same else Placed.CONFLICT
+                elif seen.scatters(self._intervals(key[:2]), record.seq):
+                    verdict = Placed.SCATTERED
                 else:
                     fresh[key] = content_digest(record)
             elif type(record) is CommandEnd:
@@ -127,8 +129,8 @@ class Projection:
             placed.append(verdict)
             if verdict is Placed.STORED:
                 stored.append(record)
-            elif verdict is Placed.CONFLICT and type(record) is Event:
-                stored.append(conflict(record))
+            elif verdict is not Placed.DUPLICATE and type(record) is Event:
+                stored.append(instead(record, verdict))
         return placed, stored
 
     def apply(self, record: Record) -> None:
@@ -201,12 +203,19 @@ def content_digest(event: Event) -> bytes:
     return blake2b(_encode((event.kind, event.data)), digest_size=8).digest()
 
 
-def conflict(record: Event) -> DeadLetter:
-    """The dead letter that is stored in place of an event whose identity is taken by other content."""
+def instead(record: Event, verdict: Placed) -> DeadLetter:
+    """The dead letter that is stored in place of an event that was placed as CONFLICT or SCATTERED."""
+    if verdict is Placed.CONFLICT:
+        detail = f"event {record.id} is in the log already with other content; the first one stands"
+    else:
+        detail = (
+            f"event {record.id} leaves a gap, and the sequences of its boot have {seen.MAX_INTERVALS} gaps already: "
+            "a device numbers its events one after the other, or draws a new boot"
+        )
     return DeadLetter(
         flow="ingress",
-        reason="conflict",
-        detail=f"event {record.id} is in the log already with other content; the first one stands",
+        reason="conflict" if verdict is Placed.CONFLICT else "sequence",
+        detail=detail,
         time=record.received,
         device=record.device,
         event=record,

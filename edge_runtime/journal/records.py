@@ -46,7 +46,8 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True, tag="dead-letter"
     flow: str
     """The flow that gave up, or `ingress` for what a board sent."""
     reason: str
-    """One word: `error`, `timeout`, `memory`, `crash`, `output`, `invalid`, `conflict`, `rejected`, `hops`."""
+    """One word: `error`, `timeout`, `memory`, `crash`, `output`, `invalid`, `conflict`, `sequence`, `boots`,
+    `throttled`, `rejected`, `hops`."""
     detail: str
     time: int
     device: str

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+MAX_INTERVALS = 1_000
+"""Of one boot (ADR 0023): a board that counts has one for each reading that it gave up, one with random numbers has
+one for each event, and they outlive the events."""
+
 Intervals = list[list[int]]
 """Disjoint `[first, last]` pairs in rising order, never adjacent to each other."""
 
@@ -20,6 +24,15 @@ def contains(intervals: Intervals, seq: int) -> bool:
         return seq <= last
     index = bisect_right(intervals, seq, key=_first) - 1
     return index >= 0 and seq <= intervals[index][1]
+
+
+def scatters(intervals: Intervals, seq: int) -> bool:
+    """Whether `seq`, which is not in yet, would be one interval too many: it touches none, and there are enough."""
+    if len(intervals) < MAX_INTERVALS:
+        return False
+    index = bisect_right(intervals, seq, key=_first)
+    touches_left = index > 0 and intervals[index - 1][1] + 1 == seq
+    return not touches_left and not (index < len(intervals) and intervals[index][0] - 1 == seq)
 
 
 def add(intervals: Intervals, seq: int) -> None:

@@ -116,6 +116,8 @@ class DeviceDetail(msgspec.Struct):
     """Commands that persons have given since the gateway started, or that were under way then; the newest first."""
     twin: Index
     """What there is of configurations and states."""
+    skew: int | None = None
+    """Microseconds that its clock seems to be behind; None while too little came from it."""
 
 
 class NewConfig(msgspec.Struct, forbid_unknown_fields=True):
@@ -155,6 +157,7 @@ class Inventory:
         authority: Authority,
         clock: Clock,
         connected: Callable[[], Collection[str]],
+        skew_of: Callable[[str], int | None] = lambda _device: None,
     ) -> None:
         self.registry = registry
         self.twin = twin
@@ -162,12 +165,15 @@ class Inventory:
         self._authority = authority
         self._clock = clock
         self._connected = connected
+        self._skew_of = skew_of
 
     def rows(self) -> list[DeviceRow]:
         """All devices, by id."""
         connected = self._connected()
         return [
-            DeviceRow(d.id, d.created, d.blocked, d.id in connected, d.last_seen, d.profile, d.tags)
+            DeviceRow(
+                d.id, d.created, d.blocked, d.id in connected, d.last_seen, d.profile, d.tags, self._skew_of(d.id)
+            )
             for d in self.registry.list()
         ]
 
@@ -186,6 +192,7 @@ class Inventory:
             [_row(key) for key in info.keys],
             self.orders.of(device),
             twin,
+            self._skew_of(device),
         )
 
     async def remove(self, device: str) -> None:

@@ -36,6 +36,8 @@ class DeviceRow(msgspec.Struct):
     profile: str = "device"
     """Which contract it speaks."""
     tags: dict[str, str] = {}
+    skew: int | None = None
+    """Microseconds that its clock seems to be behind; None while too little came from it."""
 
 
 class AppKey(msgspec.Struct):
@@ -218,6 +220,10 @@ class Door(msgspec.Struct):
     turned_away: int
     commands: int
     """Commands handed to devices."""
+    slowed: int = 0
+    """How often a connection was not heard for a while, since its device sent too fast."""
+    throttled: int = 0
+    """Messages of QoS 0 that were given up, since their device sent too fast."""
 
 
 class Storage(msgspec.Struct):
@@ -274,6 +280,8 @@ class Status(msgspec.Struct):
     """Where boards send over CoAP, as host:port; empty without that door."""
     coap_door: dict[str, int] = {}
     """Its figures: counts since the start, and `p50` and `p99` from request to answer in microseconds."""
+    skewed: dict[str, int] = {}
+    """Devices whose clock seems to be off by too much, and by how many microseconds it is behind."""
 
 
 class Line(msgspec.Struct):

@@ -22,7 +22,7 @@ import msgspec
 from edge_runtime.errors import StaleGeneration, StorageError, StorageFull
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Appended, Listener, Placed, Tables, Usage
-from edge_runtime.journal.projection import conflict
+from edge_runtime.journal.projection import instead
 from edge_runtime.journal.records import FlowState, Progress, Record, State, Stored
 from edge_runtime.journal.retention import KEEP_ALL, Retention
 from edge_runtime.journal.sqlite.messages import (
@@ -392,8 +392,8 @@ def _outcome(op: Op, done: Done) -> Appended | Exception:
     for record, verdict in zip(op.records, placed, strict=True):
         if verdict is Placed.DUPLICATE:
             continue
-        if verdict is Placed.CONFLICT and type(record) is Event:
-            stored.append(Stored(offset, conflict(record)))
+        if verdict is not Placed.STORED and type(record) is Event:
+            stored.append(Stored(offset, instead(record, verdict)))
         else:
             stored.append(Stored(offset, record))
         offset += 1
