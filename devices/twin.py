@@ -102,6 +102,10 @@ class Twin:
             self._remember(device, found)
         return found
 
+    def at_hand(self, device: str) -> Index:
+        """The index if it is in memory, else an empty one; for who only watches."""
+        return self._indices.get(device, Index())
+
     async def config(self, device: str, version: int = 0) -> tuple[int, Content] | None:
         """A version of the configuration, by default the newest, and what it says; None where there is none."""
         wanted = version or (await self.index(device)).version

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from devices.registry import Registry
+from devices.twin import Twin, json_content
 from edge_runtime.clock import SystemClock
 from edge_runtime.events import Event, Origin
 from edge_runtime.ingress.admission import Admission
@@ -38,7 +39,7 @@ class Gateway:
     async def start(self) -> None:
         clock = SystemClock()
         self.registry = await Registry.open(self.journal, clock)
-        admission = await Admission.open(self.journal, self.registry, clock, self.security.append)
+        self.admission = admission = await Admission.open(self.journal, self.registry, clock, self.security.append)
         self.door = MqttFrontDoor(admission, self.registry, clock, security=self.security.append, log=self.log.append)
         self.door.on_listening = self.listening.append
         self.port = await self.door.start("127.0.0.1", 0)
@@ -60,13 +61,13 @@ async def gateway() -> AsyncIterator[Gateway]:
     await gateway.door.stop()
 
 
-def make(machine: str, folder: Path, port: int, key: str) -> ProcessBoard:
+def make(machine: str, folder: Path, port: int, key: str, program: Path = GREENHOUSE) -> ProcessBoard:
     if not installed(machine):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(
             f"no {machine} MicroPython: requirements/micropython.txt"
         )
     config = BoardConfig("house-1", key, port=port, options={"backoff": 1}, settings={"period_ms": 20, "seed": 4})
-    return KINDS[machine](folder, GREENHOUSE, config)
+    return KINDS[machine](folder, program, config)
 
 
 @pytest.mark.parametrize("machine", KINDS)
@@ -93,6 +94,54 @@ async def test_events_in_a_command_out_a_reply_in(tmp_path: Path, gateway: Gatew
     assert journal.acknowledged <= {event.id for event in gateway.events}
     assert [(c.id, c.cause, c.repeat) for c in journal.commands] == [(order.id.hex(), event.id, False)]
     assert gateway.security == []
+
+
+CONFIGURED = """
+from edge_device import Device
+
+device = Device.load()
+
+
+@device.on_config
+def configure(config):
+    if config["every"] < 1:
+        raise ValueError("every is too short")
+    device.report({"every": config["every"]})
+
+
+device.run()
+"""
+
+
+@pytest.mark.parametrize("machine", KINDS)
+async def test_a_configuration_in_what_came_of_it_and_a_state_out(
+    tmp_path: Path, gateway: Gateway, machine: str
+) -> None:
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "main.py").write_text(CONFIGURED)
+    (tmp_path / "board").mkdir()
+    board = make(machine, tmp_path / "board", gateway.port, await gateway.registry.add("house-1"), program)
+    twin = gateway.admission.twin
+    await twin.set_config("house-1", json_content({"every": 5}))
+    await board.start()
+    try:
+        await until(lambda: _told(twin, 1), "the board has taken the first")
+        await twin.set_config("house-1", json_content({"every": 0}))
+        await until(lambda: _told(twin, 2), "the board has refused the second")
+        await twin.set_config("house-1", json_content({"every": 7}))
+        await until(lambda: _told(twin, 3), "the board has taken the third")
+    finally:
+        await board.stop()
+    index = await twin.index("house-1")
+    assert (index.acknowledged, index.rejected) == (3, 2)
+    assert "every is too short" in index.detail
+    assert [content.value() for _, content in await twin.states("house-1")] == [{"every": 7}, {"every": 5}]
+
+
+def _told(twin: Twin, version: int) -> bool:
+    index = twin.at_hand("house-1")
+    return version in (index.acknowledged, index.rejected) and (version == 2 or len(index.states) == (version + 1) // 2)
 
 
 async def test_a_wrong_key_is_said_on_both_sides(tmp_path: Path, gateway: Gateway) -> None:
