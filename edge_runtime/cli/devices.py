@@ -258,9 +258,9 @@ def _answer(found: DeviceDetail, as_json: bool, words: str = "") -> None:
         return
     now = SystemClock().now()
     state = "[red]blocked[/]" if found.blocked else "[green]connected[/]" if found.connected else "not connected"
+    heard = "never heard" if found.last_seen is None else f"last heard {ago(found.last_seen, now)} ago"
     out.print(
-        f"[bold]{found.device}[/]: {state}, last heard {ago(found.last_seen, now)} ago, registered"
-        f" {ago(found.created, now)} ago, profile {found.profile}"
+        f"[bold]{found.device}[/]: {state}, {heard}, registered {ago(found.created, now)} ago, profile {found.profile}"
     )
     if found.skew is not None:
         out.print(f"Clock: {_clock(found.skew)}")

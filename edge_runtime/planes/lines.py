@@ -48,6 +48,8 @@ def line(stored: Stored) -> Line | None:
         case AppToken() as token:
             return Line(offset, "app-token", token.time, "", "", token.app)
         case Device() as v:
+            if v.removed:
+                return Line(offset, "device", v.removed, v.id, "", "removed")
             return Line(offset, "device", v.created, v.id, "", "blocked" if v.blocked else "added")
         case Gap() as g:
             return Line(offset, "gap", g.time, "", "", g.flow, {"first": g.first, "last": g.last})
