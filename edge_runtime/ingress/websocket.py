@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -38,9 +38,8 @@ class WebSocket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio. The door counts and times the connection from here on."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._inner.connection_made(_Below(self, transport))
+        self._transport = below = cast(asyncio.Transport, transport)
+        self._inner.connection_made(_Below(self, below))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by asyncio."""
@@ -124,8 +123,7 @@ class WebSocket(asyncio.Protocol):
 
     def replace(self, protocol: asyncio.BaseProtocol) -> None:
         """Another protocol goes on inside."""
-        assert isinstance(protocol, asyncio.Protocol)
-        self._inner = protocol
+        self._inner = cast(asyncio.Protocol, protocol)
 
 
 class _Below(asyncio.Transport):
