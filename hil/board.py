@@ -23,8 +23,9 @@ class BoardConfig:
     key: str = field(repr=False)
     host: str = "127.0.0.1"
     port: int = 1883
-    options: Mapping[str, int] = field(default_factory=dict)
-    """Sizes and times of the firmware: `keepalive`, `patience`, `backoff`, `queue`, ... (`docs/firmware.md`)."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Sizes and times of the firmware: `keepalive`, `patience`, `backoff`, `queue`, ... (`docs/firmware.md`).
+    `link` chooses the link: `"mqtt"` or `"serial"`."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """The program's own settings; the greenhouse knows `period_ms`, `readings`, `seed`, `speed` and `journal`."""
 

@@ -25,6 +25,8 @@ class ProcessBoard:
     """What `python -m hil.machine` is to run."""
     ports: Sequence[Path] = ()
     """Files that the firmware needs on this kind of board."""
+    line: int | None = None
+    """The descriptor of the serial line that its prompt is on, where it has one: what it prints goes there."""
 
     def __init__(self, folder: Path, program: Path, config: BoardConfig, *, heap: str = "128k") -> None:
         self.folder = folder
@@ -63,8 +65,8 @@ class ProcessBoard:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
+                stdin=asyncio.subprocess.DEVNULL if self.line is None else self.line,
+                stdout=log if self.line is None else self.line,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C on the terminal is for the one who started the board
             )

@@ -239,7 +239,7 @@ def test_a_board_never_has_more_than_its_ring_to_take(ring: int) -> None:
     for turn in range(20_000):
         line.now += 5
         if line.link.ready:
-            line.link.send("commands/fan", b"o" * 120, b"")
+            line.link.send("commands/fan", b"o" * 120, turn.to_bytes(4))
         line.link.flush(line.now * 1000)
         if turn % 4 == 0:  # it looks now and then, reads all there is, and only then says something
             line.board.receive(bytes(unread), line.now)
@@ -350,8 +350,9 @@ def test_a_line_without_a_board_is_left_alone() -> None:
 def test_who_is_silent_is_gone_and_the_queue_is_bounded() -> None:
     line = Line(Random(3))
     line.run_until(lambda: line.link.ready)
-    taken = [line.link.send("commands/fan", b"1", b"") for _ in range(20)]
+    taken = [line.link.send("commands/fan", b"1", bytes((n,))) for n in range(20)]
     assert sum(taken) == QUEUE
+    assert line.link.send("commands/fan", b"1", b"\0"), "it is on its way already"
     line.link.flush(line.now * 1000)
     ended: list[serial.Ended] = []
     now = line.now * 1000

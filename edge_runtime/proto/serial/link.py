@@ -334,16 +334,23 @@ class GatewayLink:
             self._ticket, topic.decode("utf-8", "replace"), payload, max(self._size - 1 - length, len(payload))
         )
 
-    def acknowledge(self, ticket: int) -> None:
-        """The message with this ticket is durable (or need not be sent again)."""
-        if ticket == self._ticket and self._uncommitted is not None:
-            self._send(Type.ACK, self._uncommitted)
-            self._uncommitted = None
+    def acknowledge(self, ticket: int) -> bool:
+        """The message with this ticket is durable (or need not be sent again); False if its session is over."""
+        if ticket != self._ticket or self._uncommitted is None:
+            return False
+        self._send(Type.ACK, self._uncommitted)
+        self._uncommitted = None
+        return True
 
     # What goes
 
     def send(self, topic: str, payload: bytes, token: bytes) -> bool:
-        """Have a message sent; False if there is nobody or enough waits already. Raises ValueError."""
+        """Have a message sent; False if there is nobody or enough waits already. Raises ValueError.
+
+        One whose token waits already is not sent twice.
+        """
+        if any(waiting.token == token for waiting in self._queue):
+            return True
         if not self.ready or len(self._queue) >= QUEUE:
             return False
         name = topic.encode()
