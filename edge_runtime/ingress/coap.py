@@ -80,7 +80,7 @@ class CoapCounters(msgspec.Struct):
     refused: int = 0
     """Messages that could not be stored, answered with 5.03."""
     busy: int = 0
-    """Requests answered with 5.03 because too many were under way."""
+    """Requests answered with 5.03 because too many were under way, or came too fast."""
     failed_logins: int = 0
     violations: int = 0
     """Datagrams that are no message, or that break a limit."""
@@ -391,7 +391,11 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         if exchange is None:
             return
         load = route.load
-        if load.waiting >= self.limits.max_in_flight_of_device or self.in_flight >= self.limits.max_in_flight:
+        if (
+            load.waiting >= self.limits.max_in_flight_of_device
+            or self.in_flight >= self.limits.max_in_flight
+            or not self.in_pace(route.target.device, payload, exchange.confirmable)
+        ):
             self.layer.abandon(exchange)
             self._busy(data, endpoint.address)
             return
@@ -399,6 +403,11 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         self.in_flight += 1
         self.counters.messages += 1
         self.take(route.target, route.topic, payload, _Post(self, exchange, route, now).settle)
+
+    def in_pace(self, device: str, payload: bytes, confirmable: bool) -> bool:
+        """Whether the device may send so much so soon. Who sends a NON does not send it again: that is noted."""
+        pace = self.admission.pace
+        return pace.take(device, len(payload)) if confirmable else pace.take_or_drop(device, len(payload))
 
     def take(self, target: Target, topic: str, payload: bytes, settle: Settle) -> None:
         """Hand what a device posted to admission, in whatever form it is; for `coap_site` too."""

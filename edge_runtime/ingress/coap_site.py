@@ -314,7 +314,9 @@ class Posts(resource.Resource):  # type: ignore[misc]
     async def render_post(self, request: Any) -> Any:
         """Take a message; answer once it is durable."""
         target, door = _target(request), self._door
-        if door.in_flight >= door.limits.max_in_flight:
+        confirmable = request.mtype != aiocoap.NON
+        if door.in_flight >= door.limits.max_in_flight or not door.in_pace(target.device, request.payload, confirmable):
+            door.counters.busy += 1
             return aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE, max_age=1)
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         door.counters.messages += 1

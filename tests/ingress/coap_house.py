@@ -14,6 +14,7 @@ from edge_runtime.events import Origin
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits
 from edge_runtime.ingress.coap_site import CoapSite
+from edge_runtime.ingress.pace import Allowance, Pace
 from edge_runtime.journal.records import Command
 from edge_runtime.proto import coap
 from edge_runtime.proto.coap import Message, numbers
@@ -50,10 +51,11 @@ class CoapHouse:
         """The key of device `d`."""
 
     @classmethod
-    async def build(cls, folder: Path, limits: CoapLimits | None = None, *, insecure: bool = False) -> CoapHouse:
+    async def build(cls, folder: Path, limits: CoapLimits | None = None, *, rate: float = 0) -> CoapHouse:
         house = cls()
         house.registry = await Registry.open(house.journal, house.clock)
-        admission = await Admission.open(house.journal, house.registry, house.clock, house.security.append)
+        pace = Pace(house.clock, lambda _: Allowance(rate, burst=0))
+        admission = await Admission.open(house.journal, house.registry, house.clock, house.security.append, pace=pace)
 
         def elsewhere(door: CoapFrontDoor) -> CoapSite:
             house.site = CoapSite(door, house.clock, oscore=folder / "oscore")
@@ -67,7 +69,6 @@ class CoapHouse:
             log=house.log.append,
             random=random.Random(1).random,
             limits=limits,
-            insecure=insecure,
             elsewhere=elsewhere,
         )
         house.door.on_listening = house.listening.append

@@ -297,6 +297,20 @@ async def test_too_many_under_way_are_put_off_and_others_are_not_kept_waiting(bu
     assert await flooding.ask(climate(house), mid=4) == "2.04"
 
 
+async def test_who_sends_too_fast_is_put_off_and_others_are_not(tmp_path: Path) -> None:
+    house = await CoapHouse.build(tmp_path, rate=1)
+    try:
+        other = await house.registry.add("e")
+        client = house.client()
+        assert [await client.ask(climate(house)) for _ in range(3)] == ["2.04", "5.03", "5.03"]
+        assert await client.ask(Options.post("devices/e/events/climate", f"k={other}")) == "2.04"
+        house.pass_time(SECOND)
+        assert await client.ask(climate(house)) == "2.04"
+        assert house.door.counters.busy == 2
+    finally:
+        await house.tear_down()
+
+
 async def test_all_together_are_bounded_too(build: Build) -> None:
     house = await build(CoapLimits(max_in_flight=3))
     house.journal.slow = True
