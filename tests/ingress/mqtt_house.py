@@ -179,6 +179,14 @@ class Client:
             except (asyncio.IncompleteReadError, ConnectionResetError):
                 return b""
 
+    async def some(self, seconds: float) -> bytes:
+        """Whatever comes next; empty if the connection was closed instead."""
+        async with asyncio.timeout(seconds):
+            try:
+                return await self._reader.read(65_536)
+            except ConnectionResetError:
+                return b""
+
     async def ping(self) -> bytes:
         """Ask whether the door is there; the next packet, which is its answer if nothing stood before it."""
         self.send(b"\xc0\0")
