@@ -184,7 +184,7 @@ async def test_messages_become_events_with_an_identity_of_the_gateway() -> None:
     pace = Pace(clock, lambda _device: Allowance(2, 0, SECOND))
     admission = await Admission.open(journal, await Registry.open(journal, clock), clock, print, pace=pace)
     log: list[str] = []
-    desk = Dialects(ALL, admission, Stamps(lambda n: b"b" * n), log.append)
+    desk = Dialects(ALL, admission, Stamps(b"b" * 8), log.append)
     verdicts: list[Verdict] = []
     for value in (1, 1, 2):
         assert desk.take("tele/kitchen/SENSOR", b'{"n": %d}' % value, verdicts.append, certain=True)
@@ -211,7 +211,7 @@ async def test_topics_cannot_make_up_any_number_of_devices(monkeypatch: pytest.M
     journal = MemoryJournal()
     admission = await Admission.open(journal, await Registry.open(journal, clock), clock, print)
     log: list[str] = []
-    desk = Dialects(ALL, admission, Stamps(lambda n: b"b" * n), log.append)
+    desk = Dialects(ALL, admission, Stamps(b"b" * 8), log.append)
     taken = [desk.take(f"tele/{name}/SENSOR", b"1", lambda _verdict: None, certain=True) for name in "abca"]
     assert taken == [True, True, False, True]
     assert "more than 2 devices" in log[0]
