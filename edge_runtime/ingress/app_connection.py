@@ -148,7 +148,7 @@ class AppConnection(asyncio.Protocol):
     def _entered(self, session: Session, present: bool, answer: Properties, stored: bool) -> None:
         if self._closing:
             return
-        if not stored:
+        if not stored and not present:  # one that is there goes on: what it takes makes a full journal emptier
             self._refuse(Reason.QUOTA_EXCEEDED, mqtt.ConnectCode.SERVER_UNAVAILABLE, "its session cannot be stored")
             return
         self._open = True

@@ -14,7 +14,18 @@ from edge_runtime.errors import StorageFull
 from edge_runtime.events import Event
 from edge_runtime.journal.interface import Placed
 from edge_runtime.journal.memory import MemoryJournal
-from edge_runtime.journal.records import DeadLetter, Device, FlowState, Gap, Progress, Record, Retry, Stored, Trimmed
+from edge_runtime.journal.records import (
+    DeadLetter,
+    Device,
+    FlowState,
+    Gap,
+    Progress,
+    Record,
+    Retry,
+    StateChange,
+    Stored,
+    Trimmed,
+)
 from edge_runtime.journal.retention import Follower, Limits, Old, Retention, lifted, plan
 from edge_runtime.journal.sqlite.messages import Op
 from edge_runtime.journal.sqlite.store import Store
@@ -216,6 +227,10 @@ def test_at_the_quota_events_stop_and_the_rest_goes_on(make: list[House], tmp_pa
     head = at.store.head
     with pytest.raises(StorageFull):
         at.write([DeadLetter("ingress", "invalid", "", NOW, "gh-1", payload=b"x" * 1000)])
+    with pytest.raises(StorageFull):
+        at.write([StateChange("$broker", "r:topic", {"m": ("{}", 0)}, {})])
+    at.write([StateChange("$broker", "r:topic", {"m": None}, {})])
+    head = at.store.head
     # A mixed group: what may use the reserve does, what may not is refused alone.
     refused, done = at.store.write(
         [Op([event(20_000)]), Op([event(30_000), Progress("app.flow", 1, head)], "app.flow", 1)]

@@ -19,7 +19,17 @@ from edge_runtime.events import Event
 from edge_runtime.journal import seen
 from edge_runtime.journal.interface import Placed, Tables, Usage
 from edge_runtime.journal.projection import RECENT, BootKey, Projection
-from edge_runtime.journal.records import REMOVED_KEPT, Command, DeadLetter, Gap, Record, State, Stored, Trimmed
+from edge_runtime.journal.records import (
+    REMOVED_KEPT,
+    Command,
+    DeadLetter,
+    Gap,
+    Record,
+    State,
+    StateChange,
+    Stored,
+    Trimmed,
+)
 from edge_runtime.journal.retention import KEEP_ALL, Retention
 from edge_runtime.journal.sqlite import states
 from edge_runtime.journal.sqlite.backup import copy
@@ -186,7 +196,7 @@ class Store:
                     self._projection.check(op.flow, op.generation)
                 except StaleGeneration as error:
                     refused[index] = Done(-1, [], str(error))
-            elif any(type(record) in (Event, DeadLetter, Command) for record in op.records) and not (
+            elif any(_takes_room(record) for record in op.records) and not (
                 self._keeper.has_room(len(encode(op.records)) if self._keeper.max_bytes else 0)
             ):
                 refused[index] = Done(-1, [], full=True)
@@ -387,3 +397,13 @@ class Store:
         # Closing copies the write-ahead log back; what finds no room stays in it.
         with contextlib.suppress(apsw.Error):
             self._db.close()
+
+
+def _takes_room(record: Record) -> bool:
+    """Whether a full journal has no place for it: what makes it less full, and what must go on, has the reserve.
+
+    What the gateway's own parts keep (`$broker` and others) is such too, unless it is a removal: it comes from outside.
+    """
+    if type(record) is StateChange:
+        return record.flow.startswith("$") and any(entry is not None for entry in record.entries.values())
+    return type(record) in (Event, DeadLetter, Command)
