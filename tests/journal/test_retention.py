@@ -228,7 +228,7 @@ def test_at_the_quota_events_stop_and_the_rest_goes_on(make: list[House], tmp_pa
     with pytest.raises(StorageFull):
         at.write([DeadLetter("ingress", "invalid", "", NOW, "gh-1", payload=b"x" * 1000)])
     with pytest.raises(StorageFull):
-        at.write([StateChange("$broker", "r:topic", {"m": ("{}", 0)}, {})])
+        at.write([StateChange("$broker", "r:topic", {"m": ("x" * 1000, 0)}, {})])
     at.write([StateChange("$broker", "r:topic", {"m": None}, {})])
     head = at.store.head
     # A mixed group: what may use the reserve does, what may not is refused alone.
