@@ -145,9 +145,12 @@ class SerialPort:
             return False
         del self._out[:written]
         self._write(bool(self._out))
+        self._hold()
+        return True
+
+    def _hold(self) -> None:
         if not self._door.stopping:
             self._read(len(self._out) <= UNSENT)
-        return True
 
     def pump(self) -> None:
         """Send what there is to send, and be back when the link wants it."""
@@ -157,7 +160,9 @@ class SerialPort:
         now = self._door.clock.monotonic()
         self._link.flush(now)
         self._out += self._link.take()
-        if self._out and not self._writing and not self._flush():
+        if self._writing:
+            self._hold()
+        elif self._out and not self._flush():
             return
         if self._timer is not None:
             self._timer.cancel()
