@@ -50,6 +50,7 @@ from edge_runtime.ingress.endpoints import Limits as EndpointLimits
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.ingress.pace import Allowance, Pace
 from edge_runtime.ingress.skew import Skews
+from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.ingress.tls import Certificates
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Usage
@@ -233,6 +234,7 @@ class Gateway:
                 security=_security.warning,
                 log=_log.warning,
                 random=self._rng.random,
+                stamps=Stamps(secrets.token_bytes(8)),
                 limits=CoapLimits(max_body=config.coap.max_body),
                 insecure=config.coap.insecure,
                 elsewhere=self._coap_site,

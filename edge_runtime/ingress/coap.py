@@ -168,11 +168,14 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         security: Callable[[str], None],
         log: Callable[[str], None],
         random: Callable[[], float],
+        stamps: Stamps,
         limits: CoapLimits | None = None,
         insecure: bool = False,
         elsewhere: Callable[[CoapFrontDoor], Elsewhere] | None = None,
     ) -> None:
-        """`random` gives numbers from 0 to 1; `elsewhere` makes what takes the rest, which is refused without it."""
+        """`random` gives numbers from 0 to 1; `stamps` are for events without an identity; `elsewhere` makes
+        what takes the rest, which is refused without it.
+        """
         self.admission = admission
         self.registry = registry
         self.clock = clock
@@ -181,7 +184,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         self.log = ThrottledLog(log, clock)
         self.counters = CoapCounters()
         self.latency = Histogram()
-        self.stamps = Stamps(lambda count: bytes(int(random() * 256) for _ in range(count)))
+        self.stamps = stamps
         self.on_listening: Callable[[str], None] = _nobody
         """Called with the id of a device that asks for its commands."""
         self.layer = ServerLayer(random, limits=self.limits.layer)
@@ -196,6 +199,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         self._stopping = False
         self._flushing = False
         self._idle = asyncio.Event()
+        self._closed = asyncio.Event()
         # Looked up for every message.
         self._monotonic = clock.monotonic
         self._max_datagram = self.limits.max_datagram
@@ -230,6 +234,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
             self._timer.cancel()
         if self._transport is not None:
             self._transport.close()
+            await self._closed.wait()
 
     def connected(self) -> frozenset[str]:
         """The devices that observe their commands just now."""
@@ -273,6 +278,7 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
         self._transport = None
+        self._closed.set()
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         """Called by asyncio: one datagram."""

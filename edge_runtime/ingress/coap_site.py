@@ -156,8 +156,10 @@ class CoapSite:
         root = OscoreSiteWrapper(_Root(self), self._contexts)
         logger = logging.getLogger("edge.coap")
         logger.setLevel(logging.WARNING)
-        for each in (logger, logging.getLogger("coap-server.oscore-site")):
-            each.addFilter(_Quiet(clock))
+        self._quiet = _Quiet(clock)
+        self._loggers = (logger, logging.getLogger("coap-server.oscore-site"))
+        for each in self._loggers:
+            each.addFilter(self._quiet)
         self._context = aiocoap.Context(serversite=root, loggername="edge.coap")
         tokens = TokenManager(self._context)
         self._messages = MessageManager(tokens)
@@ -189,6 +191,8 @@ class CoapSite:
         """As `Elsewhere.stop`."""
         await self._context.shutdown()
         self._contexts.close()
+        for each in self._loggers:
+            each.removeFilter(self._quiet)
 
     def end(self, device: str) -> None:
         """As `Elsewhere.end`."""

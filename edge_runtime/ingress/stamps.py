@@ -7,7 +7,6 @@ with a request has it taken once however often it is sent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from edge_runtime.errors import WireError
 
@@ -16,10 +15,10 @@ _SEQUENCE = re.compile(r"[0-9]{1,18}")
 
 
 class Stamps:
-    """Numbers the events of each device under one boot of the gateway's own; `random` gives that many random bytes."""
+    """Numbers the events of each device, at all doors, under one boot: 8 bytes, other ones at each start."""
 
-    def __init__(self, random: Callable[[int], bytes]) -> None:
-        self._boot = random(8)
+    def __init__(self, boot: bytes) -> None:
+        self._boot = boot
         self._next: dict[str, int] = {}
 
     def take(self, device: str, count: int) -> tuple[bytes, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import socket
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits
 from edge_runtime.ingress.coap_site import CoapSite
 from edge_runtime.ingress.pace import Allowance, Pace
+from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.journal.records import Command
 from edge_runtime.proto import coap
 from edge_runtime.proto.coap import Message, numbers
@@ -46,6 +48,7 @@ class CoapHouse:
         self.site: CoapSite | None = None
         self.registry: Registry
         self.door: CoapFrontDoor
+        self.boots = (number.to_bytes(8) for number in itertools.count())
         self.port = 0
         self.key = ""
         """The key of device `d`."""
@@ -56,25 +59,30 @@ class CoapHouse:
         house.registry = await Registry.open(house.journal, house.clock)
         pace = Pace(house.clock, lambda _: Allowance(rate, burst=0))
         admission = await Admission.open(house.journal, house.registry, house.clock, house.security.append, pace=pace)
+        await house.open_door(admission, folder, limits)
+        house.key = await house.registry.add("d")
+        return house
+
+    async def open_door(self, admission: Admission, folder: Path, limits: CoapLimits | None = None) -> None:
+        """Open a door, on the port that the last one had."""
 
         def elsewhere(door: CoapFrontDoor) -> CoapSite:
-            house.site = CoapSite(door, house.clock, oscore=folder / "oscore")
-            return house.site
+            self.site = CoapSite(door, self.clock, oscore=folder / "oscore")
+            return self.site
 
-        house.door = CoapFrontDoor(
+        self.door = CoapFrontDoor(
             admission,
-            house.registry,
-            house.clock,
-            security=house.security.append,
-            log=house.log.append,
+            self.registry,
+            self.clock,
+            security=self.security.append,
+            log=self.log.append,
             random=random.Random(1).random,
+            stamps=Stamps(next(self.boots)),
             limits=limits,
             elsewhere=elsewhere,
         )
-        house.door.on_listening = house.listening.append
-        house.port = await house.door.start("127.0.0.1", 0)
-        house.key = await house.registry.add("d")
-        return house
+        self.door.on_listening = self.listening.append
+        self.port = await self.door.start("127.0.0.1", self.port)
 
     async def tear_down(self) -> None:
         for client in self.clients:

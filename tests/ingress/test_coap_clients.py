@@ -189,6 +189,28 @@ async def test_oscore(house: CoapHouse, client: Any, tmp_path: Path) -> None:
     assert "blocked" in house.security[-1]
 
 
+async def test_oscore_goes_on_after_a_restart_and_knows_a_replay(house: CoapHouse, client: Any, tmp_path: Path) -> None:
+    _, context = await house.registry.add_oscore("d")
+    give(client, house, tmp_path / "client", context)
+    uri = f"{house.uri}/devices/d/events/climate"
+    heard: list[bytes] = []
+    hear = house.door.datagram_received
+
+    def recording(data: bytes, addr: Any) -> None:
+        heard.append(data)
+        hear(data, addr)
+
+    house.door.datagram_received = recording  # type: ignore[method-assign]
+    assert (await ask(client, aiocoap.POST, uri, b"1", content_format=50)).code == aiocoap.CHANGED
+    await house.door.stop()
+    await house.open_door(house.door.admission, tmp_path)
+    assert (await ask(client, aiocoap.POST, uri, b"2", content_format=50)).code == aiocoap.CHANGED
+    attacker = house.client()
+    attacker.send(heard[0])
+    assert (await attacker.receive()).code == aiocoap.UNAUTHORIZED
+    assert [e.data for e in house.journal.events] == [1, 2]
+
+
 async def test_oscore_keeps_secrets_to_the_owner(house: CoapHouse, client: Any, tmp_path: Path) -> None:
     _, context = await house.registry.add_oscore("d")
     give(client, house, tmp_path / "client", context)
