@@ -179,6 +179,21 @@ class Http(msgspec.Struct, frozen=True):
         return _host_and_port(self.listen)[1]
 
 
+class SerialSettings(msgspec.Struct, frozen=True):
+    """Serial ports, of this name, where boards are: on USB or a UART. What is given of the first three must all fit."""
+
+    path: Annotated[str, Meta(max_length=255)] = "/dev/tty[AU][CS][MB]*"
+    """A path or pattern, such as `/dev/ttyS0`; by default every serial port on USB."""
+    usb: Annotated[str, Meta(max_length=9)] = ""
+    """The USB id, `vid:pid` or `vid` in hex: `2e8a:0005` is MicroPython on a Pico."""
+    number: Annotated[str, Meta(max_length=128)] = ""
+    """The USB serial number."""
+    baud: Annotated[int, Meta(ge=1200, le=4_000_000)] = 115_200
+    """Bits per second on a UART; without meaning on USB."""
+    auth: bool = True
+    """Whether boards must prove that they have their key; `false` takes them at their word, on lines that you trust."""
+
+
 class Journal(msgspec.Struct, frozen=True):
     """The durable log."""
 
@@ -349,6 +364,7 @@ class Config(msgspec.Struct, frozen=True):
     attach: Attach = Attach()
     functions: Functions = msgspec.field(default_factory=Functions)
     schemas: dict[str, SchemaSettings] = {}
+    serial: dict[str, SerialSettings] = {}
     apps: dict[str, AppSettings] = {}
     targets: dict[str, HttpCloudEvents] = {}
 
@@ -506,6 +522,15 @@ class _Reader:
         target: HttpCloudEvents = self.struct(raw, HttpCloudEvents, where)
         return target
 
+    def _serial(self, raw: Any, where: str) -> dict[str, SerialSettings]:
+        ports = self._named(raw, where, SerialSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
+        for name, port in ports.items():
+            if not port.path:
+                raise self._error(f"{where}.{name}.path", "is empty: expected a path or a pattern of paths")
+            if port.usb and not re.fullmatch(r"[0-9A-Fa-f]{4}(:[0-9A-Fa-f]{4})?", port.usb):
+                raise self._error(f"{where}.{name}.usb", f'is {_shown(port.usb)}: expected an id such as "2e8a:0005"')
+        return ports
+
     def _schemas(self, raw: Any, where: str) -> dict[str, SchemaSettings]:
         return self._named(raw, where, SchemaSettings, r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "KIND")
 
@@ -524,6 +549,7 @@ class _Reader:
         "apps": _apps,
         "targets": _targets,
         "schemas": _schemas,
+        "serial": _serial,
         "mappings.own": _own_mappings,
     }
 
@@ -657,13 +683,15 @@ def _tables() -> list[tuple[str, type[msgspec.Struct]]]:
     fields = msgspec.structs.fields(Config)
     tables = [(field.name, field.type) for field in fields if field.name not in _NAMED]
     named = [("mappings.own.NAME", MappingSettings), ("schemas.KIND", SchemaSettings), ("apps.NAME", AppSettings)]
+    named.insert(2, ("serial.NAME", SerialSettings))
     return [*tables, *named, *(("targets.NAME", kind) for kind in TARGETS.values())]
 
 
-_NAMED = ("schemas", "apps", "targets")
+_NAMED = ("schemas", "serial", "apps", "targets")
 _EXAMPLES = {
     "mappings.own.NAME": "mappings.own.shelly",
     "schemas.KIND": "schemas.climate",
+    "serial.NAME": "serial.boards",
     "apps.NAME": "apps.greenhouse",
     "targets.NAME": "targets.cloud",
 }

@@ -49,6 +49,8 @@ from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.ingress.pace import Allowance, Pace
+from edge_runtime.ingress.serial import SerialFrontDoor
+from edge_runtime.ingress.serial_find import SerialRule
 from edge_runtime.ingress.skew import Skews
 from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.ingress.tls import Certificates
@@ -100,6 +102,7 @@ class Gateway:
         self._clock = clock
         self._rng = rng
         self.coap: CoapFrontDoor | None = None
+        self.serial: SerialFrontDoor | None = None
         self.mqtt_more: list[str] = []
         self.tls_port = 0
         """Where MQTT with TLS listens; 0 for nowhere."""
@@ -244,6 +247,23 @@ class Gateway:
             self.coap_port = await self.coap.start(config.coap.host, config.coap.port)
             stack.push_async_callback(self.coap.stop)
             _log.info("boards send to coap://%s:%d", config.coap.host, self.coap_port)
+        if config.serial:
+            self.serial = SerialFrontDoor(
+                admission,
+                self.registry,
+                clock,
+                [
+                    SerialRule(name, port.path, port.usb, port.number, port.baud, port.auth)
+                    for name, port in config.serial.items()
+                ],
+                security=_security.warning,
+                log=_log.warning,
+                random=secrets.token_bytes,
+            )
+            self.serial.on_listening = self.outbox.listening
+            self.doors.add(self.serial)
+            await self.serial.start()
+            stack.push_async_callback(self.serial.stop)
         # The door opens last and closes first: whoever is let in finds everything in place.
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
@@ -486,7 +506,8 @@ class Gateway:
 
     def _refusals(self) -> int:
         """Messages that could not be stored, at all doors."""
-        return self.door.counters.refused + (self.coap.counters.refused if self.coap is not None else 0)
+        others = [door.counters.refused for door in (self.coap, self.serial) if door is not None]
+        return self.door.counters.refused + sum(others)
 
     def _health(self, rows: Sequence[FlowRow]) -> Health:
         return instrumentation.health(self._refusals() <= self._refused, rows, self.deployments.broken)
@@ -524,6 +545,7 @@ class Gateway:
             skewed=self.admission.skews.off(),
             coap=f"{self.config.coap.host}:{self.coap_port}" if self.coap is not None else "",
             coap_door=instrumentation.coap_door(self.coap) if self.coap is not None else {},
+            serial_door=instrumentation.serial_door(self.serial) if self.serial is not None else {},
         )
 
     def _jail(self) -> list[str]:

@@ -144,6 +144,7 @@ def test_the_template_shows_the_defaults_and_nothing_else(tmp_path: Path) -> Non
     uncommented = re.sub(r"^# (?=\w+ = |\[)", "", config.default_text(), flags=re.MULTILINE)
     everything = parse(uncommented, path)
     assert everything.targets.pop("cloud") == config.HttpCloudEvents("http-cloudevents", "https://example.org/on-event")
+    assert everything.serial.pop("boards") == config.SerialSettings()
     assert everything.apps.pop("greenhouse") == config.AppSettings()
     assert everything.schemas.pop("climate") == config.SchemaSettings(tmp_path / "climate.schema.json")
     own = everything.mappings.own.pop("shelly")

@@ -163,6 +163,14 @@ def status(
             f"MQTT broker: {broker['connections']} programs, {broker['published']} messages published,"
             f" {broker['delivered']} delivered, {broker['refused']} refused, {given_up} given up"
         )
+    if found.serial_door:
+        serial = found.serial_door
+        out.print(
+            f"Serial door: {serial['boards']} boards on {serial['ports']} ports, {serial['messages']} messages,"
+            f" {serial['acknowledged']} acknowledged (p50 {serial['p50'] / 1e3:.2f} ms,"
+            f" p99 {serial['p99'] / 1e3:.2f} ms), {serial['damaged']} pieces damaged, {serial['repeats']} repeated,"
+            f" {serial['dead']} dead, {serial['refused']} put off, {serial['failed_logins']} failed logins"
+        )
     if found.coap:
         coap = found.coap_door
         out.print(

@@ -8,6 +8,7 @@ import msgspec
 
 from edge_runtime.ingress.coap import CoapFrontDoor
 from edge_runtime.ingress.mqtt import MqttFrontDoor
+from edge_runtime.ingress.serial import SerialFrontDoor
 from edge_runtime.planes.messages import Door, FlowRow, Health
 
 FULL = "storage full: acknowledgements stopped, boards keep their readings"
@@ -32,6 +33,12 @@ def door(front: MqttFrontDoor) -> Door:
     """The front door's figures."""
     counters = msgspec.structs.asdict(front.counters)
     return Door(front.latency.quantile(0.5), front.latency.quantile(0.99), **counters)
+
+
+def serial_door(front: SerialFrontDoor) -> dict[str, int]:
+    """The serial door's figures."""
+    latency = {"p50": front.latency.quantile(0.5), "p99": front.latency.quantile(0.99)}
+    return {**msgspec.structs.asdict(front.figures()), **latency}
 
 
 def coap_door(front: CoapFrontDoor) -> dict[str, int]:

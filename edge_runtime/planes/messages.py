@@ -278,6 +278,8 @@ class Status(msgspec.Struct):
     """What programs have done over MQTT since the start, and given up messages by reason."""
     coap: str = ""
     """Where boards send over CoAP, as host:port; empty without that door."""
+    serial_door: dict[str, int] = {}
+    """The serial door's figures, with `p50` and `p99` from message to acknowledgement; empty without that door."""
     coap_door: dict[str, int] = {}
     """Its figures: counts since the start, and `p50` and `p99` from request to answer in microseconds."""
     skewed: dict[str, int] = {}
