@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_runtime.clock import TRUSTED_AFTER
+from edge_runtime.clock import TRUSTED_AFTER, SystemClock
 from edge_runtime.errors import EdgeError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ CA_DAYS = 20 * 365
 SERVER_DAYS = 365
 """Of the gateway's own; it renews itself."""
 MAX_NAMES = 32
+RENEWED = "renewed"
 DEVICE_DAYS = 10 * 365
 """At most, and no longer than the CA: what ends a device's certificate early is the registry, at once."""
 
@@ -175,6 +178,34 @@ def write(path: Path, data: bytes, mode: int) -> None:
         raise EdgeError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def renew_apart(folder: Path) -> bool:
+    """Renew the gateway's certificate where it is due, for the names that this machine has now; True if it was.
+
+    In a process of its own: the library would take a tenth of the daemon's memory, for a moment of each year. Blocks.
+    """
+    command = [sys.executable, "-m", "devices.authority", str(folder)]
+    try:
+        ended = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EdgeError(f"the certificate could not be looked at: {error}") from error
+    if ended.returncode:
+        raise EdgeError((ended.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return ended.stdout.strip() == RENEWED
+
+
+def main(folder: Path, now: int) -> int:
+    """What `renew_apart` runs; returns the exit status."""
+    try:
+        renewed = Authority(folder).renew(own_names(), now, look=True)
+    except EdgeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(RENEWED if renewed else "as it was")
+    return 0
+
+
 def own_names() -> list[str]:
     """What this machine is called and where it can be reached, from its own point of view; its name comes first."""
     host = socket.gethostname().partition(".")[0] or "edge"
@@ -289,3 +320,7 @@ def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
 
     # The traditional form ("EC PRIVATE KEY"): MicroPython's and older TLS libraries read it.
     return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), SystemClock().now()))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
-from devices.authority import Authority, is_outside, own_names
+from devices.authority import Authority, is_outside, own_names, renew_apart
 from devices.orders import Orders
 from devices.registry import Registry
 from edge_runtime import __version__, expr
@@ -88,6 +88,9 @@ RECOVERY = 1_000_000
 TICK = 60_000_000
 """How often the journal is told the time, microseconds."""
 
+CERTIFICATE_LOOK = 6 * 3_600_000_000
+"""How often the gateway looks whether its certificate is due, or the machine has a new address; microseconds."""
+
 AnyTrigger = OnEvent | Route | Schedule | Endpoint
 
 _log = logging.getLogger("edge.gateway")
@@ -115,6 +118,7 @@ class Gateway:
         self._usage = Usage(0, -1, 0, config.journal.max_size, full=False)
         """How full the journal was when it was last told the time."""
         self._started = clock.now()
+        self._certificate_due = 0
 
     @classmethod
     async def start(
@@ -161,7 +165,6 @@ class Gateway:
         self.registry = await Registry.open(self.journal, clock, (config.gateway.name,))
         stack.push_async_callback(self._remember_seen)
         self.authority = Authority(config.authority)
-        self._renew_certificate(look=True)
         orders = await Orders.open(self.journal, self.registry, clock)
         allowed = Allowance(config.admission.rate, config.admission.bytes, config.admission.burst)
         admission = self.admission = await Admission.open(
@@ -342,18 +345,21 @@ class Gateway:
             except StorageError as error:
                 _log.warning("the journal could not be kept in order: %s", error)
             await self._remember_seen()
-            self._renew_certificate()
+            await self._renew_certificate()
             for said in await self.admission.keep():
                 _log.warning("%s", said)
             await self._clock.sleep(TICK)
 
-    def _renew_certificate(self, *, look: bool = False) -> None:
-        if self.authority.exists and self._clock.now() > TRUSTED_AFTER:
-            try:
-                if self.authority.renew(own_names() if look else (), self._clock.now(), look=look):
-                    _log.info("the gateway's certificate was renewed: %s", self.authority.server_certificate)
-            except EdgeError as error:
-                _log.error("the gateway's certificate could not be renewed: %s", error)
+    async def _renew_certificate(self) -> None:
+        now = self._clock.now()
+        if now <= TRUSTED_AFTER or now < self._certificate_due or not self.authority.exists:
+            return
+        self._certificate_due = now + CERTIFICATE_LOOK
+        try:
+            if await asyncio.to_thread(renew_apart, self.config.authority):
+                _log.info("the gateway's certificate was renewed: %s", self.authority.server_certificate)
+        except EdgeError as error:
+            _log.error("the gateway's certificate could not be renewed: %s", error)
 
     async def _remember_seen(self) -> None:
         with contextlib.suppress(StorageError):  # it is told again in a minute

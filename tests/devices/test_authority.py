@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from devices.authority import CA_DAYS, DAY, SERVER_DAYS, Authority, own_names, write
+from devices.authority import CA_DAYS, DAY, SERVER_DAYS, Authority, main, own_names, renew_apart, write
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError
 
@@ -144,3 +144,14 @@ def test_the_machines_own_names() -> None:
     names = own_names()
     assert {"localhost", "127.0.0.1", "::1"} <= set(names)
     assert names[1].endswith(".local")
+
+
+def test_the_certificate_is_renewed_in_a_process_of_its_own(authority: Authority) -> None:
+    folder = authority.certificate.parent
+    assert renew_apart(folder), "it was not for this machine's names"
+    assert not renew_apart(folder)
+    assert main(folder, NOW) == 0
+    shake_hands(*contexts(authority), "localhost")
+    authority.server_certificate.write_text("no certificate")
+    with pytest.raises(EdgeError, match="cannot be read"):
+        renew_apart(folder)
