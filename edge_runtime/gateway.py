@@ -47,6 +47,8 @@ from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits, Elsewhere
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
+from edge_runtime.ingress.http import DeviceHttp
+from edge_runtime.ingress.iotcore import Names
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.ingress.pace import Allowance, Pace
 from edge_runtime.ingress.serial import SerialFrontDoor
@@ -162,7 +164,9 @@ class Gateway:
         )
         stack.push_async_callback(self.journal.close)
         tables = await self.journal.tables()
-        self.registry = await Registry.open(self.journal, clock, (config.gateway.name,))
+        self.registry = await Registry.open(
+            self.journal, clock, filter(None, (config.gateway.name, config.iotcore.project))
+        )
         stack.push_async_callback(self._remember_seen)
         self.authority = Authority(config.authority)
         orders = await Orders.open(self.journal, self.registry, clock)
@@ -176,6 +180,8 @@ class Gateway:
             skews=Skews(config.admission.clock_skew),
             schemas=schemas.load({kind: settings.file for kind, settings in config.schemas.items()}),
         )
+        iotcore = _iotcore_names(config)
+        stamps = Stamps(secrets.token_bytes(8))
         self.mqtt_users = await Apps.open(self.journal, self.registry, clock, _log.warning)
         stack.push_async_callback(self.mqtt_users.stop)
         self.door = MqttFrontDoor(
@@ -240,7 +246,7 @@ class Gateway:
                 security=_security.warning,
                 log=_log.warning,
                 random=self._rng.random,
-                stamps=Stamps(secrets.token_bytes(8)),
+                stamps=stamps,
                 limits=CoapLimits(max_body=config.coap.max_body),
                 insecure=config.coap.insecure,
                 elsewhere=self._coap_site,
@@ -274,6 +280,8 @@ class Gateway:
         if config.gateway.announce:
             await self._announce(stack)
         self.http_port = 0
+        if config.http.listen and config.http.devices:
+            self._let_devices_in(admission, iotcore, stamps)
         if config.http.listen:
             self.http_port = await self.endpoints.start(config.http.host, config.http.port)
             stack.push_async_callback(self.endpoints.stop)
@@ -282,6 +290,23 @@ class Gateway:
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
+
+    def _let_devices_in(self, admission: Admission, iotcore: Names | None, stamps: Stamps) -> None:
+        """Have devices answered where the endpoints of apps are."""
+        http = self.config.http
+        devices = DeviceHttp(
+            admission,
+            self.registry,
+            self._clock,
+            stamps,
+            security=_security.warning,
+            max_body=http.max_body,
+            max_requests=http.max_requests,
+            names=iotcore,
+        )
+        devices.on_listening = self.outbox.listening
+        self.doors.add(devices)
+        self.endpoints.others = devices
 
     async def _open_more_of_mqtt(self) -> None:
         """Listen on the MQTT door's addresses with TLS, and on those for WebSocket."""
@@ -400,7 +425,7 @@ class Gateway:
     def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
         # A version is live only with all that it asks for approved; others are only run dry.
         limits = self._limits_of(manifest.app)
-        reach = Reach(Grants.of(manifest.grants), self.secrets.get, self._http_out, self.metrics, limits.state)
+        reach = Reach(Grants.of(manifest.grants), self.secrets.get, self._http_out.of(manifest.app), self.metrics, limits.state)
         return [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
 
     def _flow(self, app: str, version: str, trigger: AnyTrigger, reach: Reach) -> Flow:
@@ -575,6 +600,11 @@ async def _for_ever(work: Callable[[], Awaitable[None]], clock: Clock) -> None:
         except Exception:
             _log.exception("work in the background failed; it begins again")
         await clock.sleep(RECOVERY)
+
+
+def _iotcore_names(config: Config) -> Names | None:
+    names = config.iotcore
+    return Names(names.project, names.region, names.registry) if names.project else None
 
 
 def _retention(settings: Journal) -> Retention:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from edge_runtime.flows.size import rough
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import Stored
+from edge_runtime.size import rough
 
 CAPACITY = 4096
 """How many newest records are held in memory for the flows at the head."""

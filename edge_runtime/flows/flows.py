@@ -68,6 +68,7 @@ class Flows:
                 if state is None or self._forgotten(state):
                     cursor = self.first - 1 if flow.start == "earliest" else self.feed.head
                     epoch = 0 if state is None else state.epoch + 1
+                    self.states.forget(flow.name)  # The journal has, or will have, as it was removed for so long.
                     anew = Rewriting(-1, self.feed.head) if await self.states.any(flow.name) else None
                     state = await self._enter(FlowState(flow.name, 1, epoch, cursor, rewriting=anew))
                 elif not resume or state.removed:
@@ -113,7 +114,11 @@ class Flows:
         EdgeError if it keeps something and there is no choice, if records behind `cursor` have been removed by
         retention, or it is ahead.
         """
-        self.find(name)
+        if self.find(name).state.rewriting is not None:
+            raise EdgeError(
+                f"'{name}' is being rewound: what it keeps is not back yet",
+                hint="Ask again once `edge flow list` shows that it runs.",
+            )
         if state is None and await self.states.any(name):
             raise EdgeError(
                 f"'{name}' keeps state, and events that it takes again would change it twice",
@@ -130,7 +135,7 @@ class Flows:
         def rewound(now: FlowState) -> FlowState:
             # Of now, when the flow stands still: what it has committed until here belongs to the old epoch.
             head = self.feed.head
-            rewriting = now.rewriting
+            rewriting = None
             if state in ("reset", "restored") and self.states.keeps(name):
                 rewriting = Rewriting(cursor if state == "restored" else -1, head)
             return msgspec.structs.replace(

@@ -27,9 +27,10 @@ from edge_runtime.flows.ports import (
 )
 from edge_runtime.flows.reach import Reach, Requests, TooManyRequests
 from edge_runtime.flows.states import changed
-from edge_runtime.flows.timers import MAX_PENDING, Timers
+from edge_runtime.flows.timers import MAX_PENDING, MAX_PENDING_BYTES, Timers
 from edge_runtime.journal.records import Command, DeadLetter, Entry, Record, State, StateChange, Timer, TimerCancelled
 from edge_runtime.manifest import Endpoint, FunctionRef, OnEvent, Schedule
+from edge_runtime.size import rough
 from edge_runtime.throttle import Throttle, ThrottledLog
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -189,7 +190,8 @@ class FunctionFlow:
             elif self._too_many(outcome):
                 outcome = Failure(
                     "output",
-                    f"{MAX_PENDING} events that {self.name} has deferred wait already; a key replaces, and cancels",
+                    f"{self.name} has deferred too much that has not come yet: more than {MAX_PENDING} events, or"
+                    f" {MAX_PENDING_BYTES >> 20} MiB; a key replaces, and cancels",
                 )
         if isinstance(outcome, Success) and outcome.state and self._overflows(self.key(event), outcome.state, states):
             # The guest has a limit of its own; but it is not believed.
@@ -206,8 +208,9 @@ class FunctionFlow:
         return Done(effects)
 
     def _too_many(self, outcome: Success) -> bool:
-        more = sum(isinstance(effect, Defer) for effect in outcome.effects)
-        return more > 0 and self._timers is not None and self._timers.full(self.name, more)
+        deferred = [effect for effect in outcome.effects if isinstance(effect, Defer)]
+        size = sum(map(rough, deferred))
+        return bool(deferred) and self._timers is not None and self._timers.full(self.name, len(deferred), size)
 
     def _strays(self, effect: Effect, event: Event) -> bool:
         """Whether it is a command to a device that is not this function's to command."""

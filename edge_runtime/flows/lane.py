@@ -43,6 +43,8 @@ class Lane:
         """With nothing pending, everything of this lane up to here has been dealt with."""
         self.attempts = 0
         """How often the first pending event has failed."""
+        self.most = BATCH
+        """How many events are taken at a time: fewer where the effects of more did not fit into one commit."""
         self.hopeless = False
         """The last event was given up: the next ones get no retries, until one succeeds."""
         self.parked = False
@@ -85,7 +87,7 @@ class Lane:
 
     def head(self, quiet: Callable[[Item], bool]) -> list[Item]:
         """The next events to take: alike in being quiet, and only one while it is being retried."""
-        limit = 1 if self.attempts else BATCH
+        limit = 1 if self.attempts else self.most
         found: list[Item] = []
         size = 0
         for item in self.pending:
@@ -94,6 +96,14 @@ class Lane:
             found.append(item)
             size += item.size
         return found
+
+    def fewer(self, fitted: int) -> None:
+        """Of the last batch only so many fitted into one commit."""
+        self.most = max(1, fitted)
+
+    def more(self) -> None:
+        """Take more at a time again, bit by bit."""
+        self.most = min(2 * self.most, BATCH)
 
     def drop(self, offsets: frozenset[int]) -> None:
         """These events have been dealt with."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from hashlib import blake2s
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
@@ -49,8 +51,16 @@ class Reach(msgspec.Struct, frozen=True):
         for name in self.grants.secrets:
             value = self.secret(name)
             if value is not None and len(value) >= SHORTEST_MASKED:
-                text = text.replace(value, f"<secret {name}>")
+                for form in _forms(value):
+                    text = text.replace(form, f"<secret {name}>")
         return text
+
+
+def _forms(value: str) -> list[str]:
+    """How a value may stand in a text: as it is, in Python's or JSON's quotes, in a URL; the longest first."""
+    found = {value, repr(value)[1:-1], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    found |= {quote(value), quote(value, safe=""), quote_plus(value)}
+    return sorted(found, key=len, reverse=True)
 
 
 class TooManyRequests(Exception):
@@ -69,6 +79,7 @@ class Requests:
         self._reach = reach
         self._known: dict[_Key, _Known] = {}
         self._bytes = 0
+        self._epoch = -1
 
     @property
     def crowded(self) -> bool:
@@ -82,13 +93,19 @@ class Requests:
 
     async def send(self, event: Event, request: HttpRequest, turn: Turn) -> HttpAnswer:
         """Send the next request of an event and remember its answer. Raises `TooManyRequests`."""
-        known = self._known.setdefault(_key(event, turn), _Known())
+        if not turn.dry and turn.epoch != self._epoch:
+            self._epoch = turn.epoch
+            for key in [key for key in self._known if not key[1] and key[0] != turn.epoch]:
+                self._forget(key)  # of an epoch that is over: nobody will settle them
+        place = _key(event, turn)
+        known = self._known.setdefault(place, _Known())
         if len(known.answers) > MAX_REQUESTS:
             raise TooManyRequests
         answer = await self._answered(event, request, turn, known)
         known.answers.append(answer)
-        known.bytes += OVERHEAD + len(answer.body)
-        self._bytes += OVERHEAD + len(answer.body)
+        if self._known.get(place) is known:
+            known.bytes += OVERHEAD + len(answer.body)
+            self._bytes += OVERHEAD + len(answer.body)
         while len(self._known) > MEMORY:
             self._forget(next(iter(self._known)))
         return answer

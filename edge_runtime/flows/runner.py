@@ -18,7 +18,6 @@ from edge_runtime.flows.flow import Done, Failed, Flow, Taken, Turn
 from edge_runtime.flows.lane import BATCH, Item, Lane
 from edge_runtime.flows.limiter import Limiter
 from edge_runtime.flows.position import SLOTS, Position, position, slot_of
-from edge_runtime.flows.size import rough
 from edge_runtime.flows.states import NoStates, States
 from edge_runtime.flows.stats import FlowStats
 from edge_runtime.journal.interface import Journal
@@ -33,11 +32,14 @@ from edge_runtime.journal.records import (
     Stored,
     Timer,
 )
+from edge_runtime.size import rough
 
 LAZY_RECORDS = 10_000
 """Progress without effects is committed after so many records, or at the next `save`."""
 MAX_EFFECTS = 900
 """Effects in one commit, if more than one event has some: a commit is one append of at most 1,000 records."""
+MAX_EFFECT_BYTES = 4 << 20
+"""Of effects in one commit, about, if more than one event has some: the journal takes only so much at a time."""
 MAX_HELD = 8192
 """Events of held keys in memory, all keys together: beyond it they are read again when their turn comes."""
 FIRST_WAIT = 100_000
@@ -287,6 +289,8 @@ class Runner:
         settled: list[Item] = []
         effects: list[Record] = []
         failed: dict[str, bool] = {}
+        size = 0
+        lane.more()
         for item, result in zip(items, taken.results, strict=False):
             if item.key in failed:
                 continue  # It was taken behind one that failed: again, once that one has been dealt with.
@@ -303,7 +307,9 @@ class Runner:
                 # Where everything fails, retries would only build up a queue of what will fail as well.
                 lane.hopeless = lane.key is not None
                 new = [letter]
-            if effects and len(effects) + len(new) > MAX_EFFECTS:
+            size += sum(map(effect_size, new))
+            if effects and (len(effects) + len(new) > MAX_EFFECTS or size > MAX_EFFECT_BYTES):
+                lane.fewer(len(settled))  # What is left out is worked on again: there should be little of it.
                 break
             effects += new
             settled.append(item)
@@ -412,6 +418,14 @@ class Runner:
         await self._journal.commit(progress, effects)
         self._saved = where.cursor
         self._dirty = False
+
+
+def effect_size(record: Record) -> int:
+    """Bytes of an effect, about."""
+    if type(record) is StateChange:
+        kept = (*record.entries.values(), *record.before.values())
+        return sum(len(entry[0]) + 60 for entry in kept if entry)
+    return rough(record)
 
 
 def _placed(record: Record, item: Item) -> Record:

@@ -85,6 +85,11 @@ class StateTable:
                 self._remember((flow, key), found[key])
         return {key: state for key, state in found.items() if state}
 
+    def forget(self, flow: str) -> None:
+        """Look at the journal again for what a flow keeps: it may have removed it."""
+        for key in [key for key in self._cached if key[0] == flow]:
+            self._bytes -= _size(self._cached.pop(key))
+
     def keeps(self, flow: str) -> bool:
         """Whether a flow keeps anything, or once did."""
         return flow in self._stateful

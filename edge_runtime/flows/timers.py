@@ -33,9 +33,12 @@ from edge_runtime.journal.records import (
 )
 from edge_runtime.journal.timers import Pending
 from edge_runtime.manifest import Schedule
+from edge_runtime.size import rough
 
 MAX_PENDING = 10_000
 """Deferred events of a flow that wait at a time: some megabytes of every snapshot."""
+MAX_PENDING_BYTES = 8 << 20
+"""What they may hold together, about."""
 LONGEST_SLEEP = 1_000_000
 """How often the wall clock is looked at, microseconds: it may be set at any moment."""
 STEP = 2_000_000
@@ -45,7 +48,8 @@ GRACE = 60_000_000
 TURNED_BACK = 86_400_000_000
 """A clock that is set back by more than a day lets the calendar's moments come again; by less, none comes twice."""
 AT_ONCE = 200
-"""Timers that fire in one append."""
+AT_ONCE_BYTES = 4 << 20
+"""Timers that fire in one append, and about how much they may hold."""
 KEY = "$schedule"
 """The key under which a flow's next tick is pending; no function can use it."""
 
@@ -95,9 +99,10 @@ class Timers:
         """The wall clock as timers see it: it goes on evenly until its being set is a record."""
         return self._wall + self._clock.monotonic() - self._monotonic
 
-    def full(self, flow: str, more: int) -> bool:
-        """Whether a flow has too many pending to defer so many more."""
-        return self._pending.count(flow) + more > MAX_PENDING
+    def full(self, flow: str, more: int, size: int) -> bool:
+        """Whether a flow has too many pending to defer so many more, of so many bytes together."""
+        waiting = self._pending
+        return waiting.count(flow) + more > MAX_PENDING or waiting.bytes(flow) + size > MAX_PENDING_BYTES
 
     def __len__(self) -> int:
         return len(self._pending.timers)
@@ -299,13 +304,17 @@ class Timers:
     def _pop(self, most: int) -> list[Timer]:
         """Timers with a delay that are due."""
         found: dict[str, Timer] = {}
+        size = 0
         while self._queue and self._queue[0][0] <= self._clock.monotonic() and len(found) < most:
+            if size > AT_ONCE_BYTES:
+                break
             due, identity = heapq.heappop(self._queue)
             timer = self._pending.timers.get(identity)
             if timer is None or self._due.get(identity) != due:
                 continue  # It has ended, or is due at another time.
             if not timer.repeats or timer.flow in self._schedules:
                 found[identity] = timer
+                size += rough(timer.event)
         return list(found.values())
 
     # Following the journal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -18,11 +19,11 @@ MAX_HEADERS = 16 << 10
 """Bytes of an answer's headers that a function is given."""
 MAX_REDIRECTS = 3
 """On the same host; to another one is not gone, for nobody has granted it."""
-MAX_CONNECTIONS = 32
-MAX_PER_HOST = 8
-"""Requests under way at a time, in all and to one host: a slow one must not take the places of all others."""
-MAX_HOSTS = 256
-"""Hosts whose places are remembered while nobody uses them."""
+MAX_PER_APP = 16
+MAX_PER_HOST = 4
+"""Requests of an app under way at a time, in all and to one host: a slow one must not take the places of others."""
+KEPT_CONNECTIONS = 32
+"""Connections that are kept open for the next request."""
 
 _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "idempotency-key", "accept-encoding"})
 """Headers that are not a function's to set."""
@@ -30,21 +31,37 @@ _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
 class HttpOut:
-    """Implements `Fetcher`."""
+    """The connections of all apps."""
 
     def __init__(self) -> None:
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             timeout=None,
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
             # What goes where is for the operator to say, not for proxy variables or a .netrc.
             trust_env=False,
+            # One app's session is nobody else's: who wants cookies sends and reads them as headers.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
-        self._places: dict[str, asyncio.Semaphore] = {}
+        self._apps: dict[str, AppHttp] = {}
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    def of(self, app: str) -> AppHttp:
+        """What sends the requests of an app."""
+        return self._apps.setdefault(app, AppHttp(self._client))
+
+
+class AppHttp:
+    """Implements `Fetcher` for one app, which has its own places."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._places = asyncio.Semaphore(MAX_PER_APP)
+        self._hosts: dict[str, asyncio.Semaphore] = {}
+        """One for each host that was granted: there are few."""
 
     async def fetch(self, request: HttpRequest, idempotency_key: str) -> HttpAnswer:
         """As `Fetcher.fetch`."""
@@ -52,24 +69,23 @@ class HttpOut:
         origin = origin_of(request.url)
         if origin is None:
             return msgspec.structs.replace(found, error="that is not a URL that can be asked")
+        sent = False
         try:
-            async with asyncio.timeout(request.timeout / 1e6), self._place(origin):
+            async with asyncio.timeout(request.timeout / 1e6), self._host(origin), self._places:
+                sent = True
                 return await self._followed(request, idempotency_key, origin)
         except TimeoutError:
             error = f"{origin} did not answer within {request.timeout / 1e6:g} s"
+            if not sent:
+                error = f"it waited {request.timeout / 1e6:g} s behind other requests of this app, and was not sent"
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as failed:
             error = f"{origin} cannot be asked: {failed or type(failed).__name__}"
         except (UnicodeError, ValueError) as failed:  # what the URL or a header says cannot be said in HTTP
             error = f"the request cannot be sent: {failed}"
         return msgspec.structs.replace(found, error=error[:500])
 
-    def _place(self, origin: str) -> asyncio.Semaphore:
-        place = self._places.get(origin)
-        if place is None:
-            if len(self._places) >= MAX_HOSTS:
-                self._places = {name: known for name, known in self._places.items() if known._value < MAX_PER_HOST}
-            place = self._places[origin] = asyncio.Semaphore(MAX_PER_HOST)
-        return place
+    def _host(self, origin: str) -> asyncio.Semaphore:
+        return self._hosts.setdefault(origin, asyncio.Semaphore(MAX_PER_HOST))
 
     async def _followed(self, request: HttpRequest, key: str, origin: str) -> HttpAnswer:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}

@@ -42,6 +42,7 @@ MAX_HEADERS = 32
 MAX_METRICS = 20
 MAX_REFUSED = 8
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_GRANT = re.compile(r"[!-~]{1,256}")
 _FIELD = re.compile(r"[\x20-\x7e\t]{0,4096}")
 
 _encode = msgspec.json.Encoder().encode
@@ -100,8 +101,8 @@ def judge(payload: bytes, micros: int, limits: Limits) -> Outcome:
             else:
                 _check_failure(outcome)
             _check_logs(outcome.logs, limits)
-            if len(outcome.refused) > MAX_REFUSED or any(len(grant) > MAX_STATE_NAME * 2 for grant in outcome.refused):
-                raise _Refused("its list of what it was refused is too long")
+            if len(outcome.refused) > MAX_REFUSED or not all(map(_GRANT.fullmatch, outcome.refused)):
+                raise _Refused("its list of what it was refused is malformed")
     except _Refused as refused:
         return Failure(refused.reason, str(refused), micros=micros)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

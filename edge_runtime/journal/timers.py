@@ -18,6 +18,7 @@ from edge_runtime.journal.records import (
     TimerCancelled,
     TimerFired,
 )
+from edge_runtime.size import rough
 
 Name = tuple[str, str, str]
 """A flow, a device and the key of a timer."""
@@ -33,6 +34,7 @@ class Pending:
         """Of flows with a schedule: where the newest event of it stands in the journal."""
         self._names: dict[Name, str] = {}
         self._of_flow: dict[str, set[str]] = {}
+        self._bytes: dict[str, int] = {}
         for timer in timers:
             self._add(timer)
 
@@ -44,6 +46,10 @@ class Pending:
     def count(self, flow: str) -> int:
         """How many of a flow wait."""
         return len(self._of_flow.get(flow, ()))
+
+    def bytes(self, flow: str) -> int:
+        """About how much those of a flow hold together."""
+        return self._bytes.get(flow, 0)
 
     def apply(self, record: Record, offset: int) -> list[Timer]:
         """Let a record take effect that stands at `offset`; answers the timers that are no more, or are others now."""
@@ -94,6 +100,7 @@ class Pending:
         identity = timer.id
         self.timers[identity] = timer
         self._of_flow.setdefault(timer.flow, set()).add(identity)
+        self._bytes[timer.flow] = self._bytes.get(timer.flow, 0) + rough(timer.event)
         if timer.key:
             self._names[timer.flow, timer.event.device, timer.key] = identity
 
@@ -101,8 +108,9 @@ class Pending:
         timer = self.timers.pop(identity)
         ids = self._of_flow[timer.flow]
         ids.discard(identity)
+        self._bytes[timer.flow] -= rough(timer.event)
         if not ids:
-            del self._of_flow[timer.flow]
+            del self._of_flow[timer.flow], self._bytes[timer.flow]
         if timer.key:
             self._names.pop((timer.flow, timer.event.device, timer.key), None)
         return timer

@@ -42,7 +42,12 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = self.formatTime(record, "%H:%M:%S")
-        return f"{time} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
+        return f"{time} {record.levelname.lower():7} {record.name}: {_one_line(record.getMessage())}"
+
+
+def _one_line(text: str) -> str:
+    """A text without what would begin another line or steer a terminal: functions and boards have a say in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_logs(folder: Path, *, terminal: bool = True) -> None:

@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge_runtime.clock import ManualClock
+from edge_runtime.errors import EdgeError
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import Policy
 from edge_runtime.flows.flows import Choice, Flows
@@ -176,6 +178,10 @@ class History(RuleBasedStateMachine):
     @rule(share=st.floats(0, 1), state=st.sampled_from(["kept", "reset", "restored"]))
     def rewind(self, share: float, state: Choice) -> None:
         cursor = round(self.flows.feed.head * share) - 1
+        if self.flows.find(NAME).state.rewriting is not None:
+            with pytest.raises(EdgeError, match="is being rewound"):
+                self.do(self.flows.rewind(NAME, max(-1, cursor), state=state))
+            return
         self.do(self._with_time(self.flows.rewind(NAME, max(-1, cursor), quiet=False, state=state)))
 
     @precondition(lambda self: self.acknowledged)
@@ -307,11 +313,11 @@ class SqliteHistory(History):
         await self.journal.close()
 
 
-TestInMemory = History.TestCase
+TestInMemory = pytest.mark.timeout(900)(History.TestCase)  # minutes where both cores have other work
 TestInMemory.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestOnDisk = SqliteHistory.TestCase
+TestOnDisk = pytest.mark.timeout(900)(SqliteHistory.TestCase)
 TestOnDisk.settings = settings(
     max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )

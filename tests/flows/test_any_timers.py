@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -173,7 +174,7 @@ class History(RuleBasedStateMachine):
         assert len(ticks) * 7 * MINUTE <= self.true + 7 * MINUTE, "not more of them than fit into the time"
 
 
-TestAnyTimers = History.TestCase
+TestAnyTimers = pytest.mark.timeout(900)(History.TestCase)
 TestAnyTimers.settings = settings(
     max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

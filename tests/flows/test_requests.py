@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -296,3 +298,29 @@ async def test_a_flood_of_log_lines_is_cut_and_says_so(caplog: pytest.LogCapture
         clock.advance(1_000_000)
         await bench.take([event(500)])
     assert "300 lines were left out: more than 50 a second" in caplog.messages
+
+
+@pytest.mark.parametrize("secret", ['it\'s "quoted"\n', "a/b c&d=ü%"])
+async def test_a_secret_is_masked_in_whatever_form_it_is_shown(secret: str) -> None:
+    reach = Reach(Grants.of(["secret:key"]), {"key": secret}.get)
+    for shown in (
+        f"{secret}",
+        f"{KeyError(secret)}",
+        json.dumps({"k": secret}),
+        quote(secret, safe=""),
+        quote_plus(secret),
+    ):
+        assert reach.masked(f"before {shown} after").startswith("before "), shown
+        assert "<secret key>" in reach.masked(shown), shown
+
+
+async def test_what_an_epoch_that_is_over_was_told_is_forgotten() -> None:
+    bench = Bench()
+    bench.asking.requests = {1: 1, 2: 1}
+    await bench.take([event(1)], Turn(0))
+    assert bench.flow._requests._bytes > 0
+    before = bench.flow._requests._bytes
+    await bench.take([event(2)], Turn(1))
+    assert bench.flow._requests._bytes == before
+    bench.flow.settled([event(2)], Turn(1))
+    assert bench.flow._requests._bytes == 0

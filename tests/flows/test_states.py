@@ -161,3 +161,28 @@ async def test_what_has_no_place_in_memory_is_read_again(house: House, monkeypat
     await house.journal.append([event(8, "gh-2")])
     await turns()
     assert await kept(house) == {"gh-1": [0, 2, 3, 5, 7], "gh-2": [1, 4, 6, 8]}
+
+
+async def test_a_second_rewind_waits_for_the_first(house: House) -> None:
+    await with_five(house)
+    await house.flows.rewind(NAME, -1, state="reset")
+    house.journal.full = True
+    await turns()
+    with pytest.raises(EdgeError, match=r"'app\.f' is being rewound"):
+        await house.flows.rewind(NAME, -1, state="restored")
+    house.journal.full = False
+    await house.time()
+    await house.flows.rewind(NAME, offset(house, 2), state="restored")
+    await turns()
+    assert await kept(house) == {"gh-1": [0, 2, 3], "gh-2": [1, 4]}
+
+
+async def test_state_that_the_journal_has_forgotten_is_not_remembered_here(house: House) -> None:
+    await with_five(house)
+    await house.flows.remove(NAME)
+    house.clock.advance(REMOVED_KEPT + 1)
+    house.journal._projection.states.clear()  # as the database removes it, without a record
+    await house.flows.install(Keeping(NAME, start="latest"))
+    await house.journal.append([event(5)])
+    await turns()
+    assert await kept(house) == {"gh-1": [5]}

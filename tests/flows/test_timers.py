@@ -258,10 +258,10 @@ async def test_it_is_known_when_a_flow_has_too_many() -> None:
     house = await House().open()
     for start in range(0, 10_000, 1000):
         await house.journal.append([house.timer(start + number, HOUR) for number in range(1000)])
-    assert house.timers.full(FLOW, 1)
-    assert not house.timers.full("app.g", 1)
+    assert house.timers.full(FLOW, 1, 500)
+    assert not house.timers.full("app.g", 1, 500)
     await house.run(HOUR)
-    assert not house.timers.full(FLOW, 1)
+    assert not house.timers.full(FLOW, 1, 500)
     assert len(house.came()) == 10_000
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from edge_runtime.flows.ports import HttpRequest
 from edge_runtime.functions import http_out
-from edge_runtime.functions.http_out import HttpOut
+from edge_runtime.functions.http_out import AppHttp, HttpOut
 
 
 class Server:
@@ -67,6 +67,8 @@ class Server:
             case "/broken":
                 writer.write(b"no http at all\r\n\r\n")
                 return
+            case "/login":
+                extra = b"Set-Cookie: session=s3cret; Path=/\r\n"
             case "/missing":
                 status = b"404 Not Found"
         head = b"HTTP/1.1 " + status + b"\r\n" + extra + b"Content-Length: %d\r\n\r\n" % len(body)
@@ -82,17 +84,22 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[HttpOut]:
-    client = HttpOut()
-    yield client
-    await client.aclose()
+async def out() -> AsyncIterator[HttpOut]:
+    out = HttpOut()
+    yield out
+    await out.aclose()
+
+
+@pytest.fixture
+def client(out: HttpOut) -> AppHttp:
+    return out.of("app")
 
 
 def ask(url: str, method: str = "GET", body: bytes = b"", timeout: int = 5_000_000, **headers: str) -> HttpRequest:
     return HttpRequest(method, url, headers, body, timeout)
 
 
-async def test_a_request_and_its_answer(server: Server, client: HttpOut) -> None:
+async def test_a_request_and_its_answer(server: Server, client: AppHttp) -> None:
     request = ask(f"{server.origin}/a?b=c", "POST", b'{"n":1}', accept="text/x", host="evil", connection="close")
     answer = await client.fetch(request, "key-1")
     assert (answer.status, answer.body, answer.error, answer.headers["x-kind"]) == (200, b'{"ok":true}', "", "Test")
@@ -105,7 +112,7 @@ async def test_a_request_and_its_answer(server: Server, client: HttpOut) -> None
     assert b"evil" not in head
 
 
-async def test_a_status_is_an_answer(server: Server, client: HttpOut) -> None:
+async def test_a_status_is_an_answer(server: Server, client: AppHttp) -> None:
     assert (await client.fetch(ask(f"{server.origin}/missing"), "k")).status == 404
     assert (await client.fetch(ask(f"{server.origin}/a", "HEAD"), "k")).status == 200
 
@@ -119,19 +126,19 @@ async def test_a_status_is_an_answer(server: Server, client: HttpOut) -> None:
         ("/broken", "cannot be asked"),
     ],
 )
-async def test_what_goes_wrong_is_said(server: Server, client: HttpOut, path: str, words: str) -> None:
+async def test_what_goes_wrong_is_said(server: Server, client: AppHttp, path: str, words: str) -> None:
     answer = await client.fetch(ask(server.origin + path, timeout=50_000 if path == "/wait" else 5_000_000), "k")
     assert words in answer.error
     assert (answer.status, answer.body) == (0, b"")
 
 
-async def test_who_does_not_listen(client: HttpOut) -> None:
+async def test_who_does_not_listen(client: AppHttp) -> None:
     assert "cannot be asked" in (await client.fetch(ask("http://127.0.0.1:1/"), "k")).error
     assert "not a URL" in (await client.fetch(ask("file:///etc/passwd"), "k")).error
     assert "not a URL" in (await client.fetch(ask("http://user:pw@127.0.0.1/"), "k")).error
 
 
-async def test_what_is_sent_goes_to_the_origin_that_was_compared(server: Server, client: HttpOut) -> None:
+async def test_what_is_sent_goes_to_the_origin_that_was_compared(server: Server, client: AppHttp) -> None:
     url = server.origin.replace("127.0.0.1", "127.0.0.1.") + "?a=1#fragment"
     assert (await client.fetch(ask(url), "k")).status == 200
     head = server.requests[0].lower()
@@ -139,7 +146,7 @@ async def test_what_is_sent_goes_to_the_origin_that_was_compared(server: Server,
     assert b"host: 127.0.0.1:" in head
 
 
-async def test_redirects_stay_on_the_host(server: Server, client: HttpOut) -> None:
+async def test_redirects_stay_on_the_host(server: Server, client: AppHttp) -> None:
     here = await client.fetch(ask(f"{server.origin}/here", "POST", b"x"), "k")
     assert (here.status, here.url) == (200, f"{server.origin}/here")
     assert [request.split(b" HTTP")[0] for request in server.requests] == [b"POST /here", b"GET /there"]
@@ -150,18 +157,31 @@ async def test_redirects_stay_on_the_host(server: Server, client: HttpOut) -> No
     assert len(server.requests) == http_out.MAX_REDIRECTS + 1
 
 
-async def test_a_slow_host_takes_only_its_own_places(server: Server, client: HttpOut) -> None:
-    slow = [asyncio.ensure_future(client.fetch(ask(f"{server.origin}/wait"), str(n))) for n in range(20)]
+async def test_no_cookie_is_kept_or_sent(server: Server, out: HttpOut) -> None:
+    login = await out.of("a").fetch(ask(f"{server.origin}/login"), "k")
+    assert login.headers["set-cookie"] == "session=s3cret; Path=/"
+    for app in ("a", "b"):
+        await out.of(app).fetch(ask(f"{server.origin}/a"), "k")
+    assert b"s3cret" not in b"".join(server.requests)
+    await out.of("a").fetch(ask(f"{server.origin}/a", cookie="session=mine"), "k")
+    assert b"session=mine" in server.requests[-1]
+
+
+async def test_slow_hosts_take_only_the_places_of_their_app(server: Server, out: HttpOut) -> None:
+    slow = out.of("slow")
+    waiting = [asyncio.ensure_future(slow.fetch(ask(f"{server.origin}/wait"), str(n))) for n in range(20)]
     other = Server()
     await other.start()
     try:
-        answer = await client.fetch(ask(f"{other.origin}/a"), "k")
-        assert answer.status == 200
         async with asyncio.timeout(10):
             while server.busy < http_out.MAX_PER_HOST:
                 await asyncio.sleep(0)
+        for app in ("slow", "quick"):
+            assert (await out.of(app).fetch(ask(f"{other.origin}/a"), "k")).status == 200
+        late = await slow.fetch(ask(f"{server.origin}/a", timeout=50_000), "k")
+        assert late.error == "it waited 0.05 s behind other requests of this app, and was not sent"
         server.release.set()
-        assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
         assert server.most == http_out.MAX_PER_HOST
     finally:
         await other.stop()

@@ -335,7 +335,7 @@ export class Context {
     });
     if (allowed) return;
     const grant = what ? `${kind}:${what}` : kind;
-    if (this.#report.refused.length < MAX_REFUSED) this.#report.refused.push(grant.slice(0, 200));
+    if (this.#report.refused.length < MAX_REFUSED) this.#report.refused.push(grant.slice(0, 200).replace(/[^!-~]/g, "?"));
     const own = `only the device that caused the event ('${this.#event.device}') can be commanded, not '${what}'`;
     throw new NotGranted(`${kind === "command" ? own : `this app was not granted '${grant}'`}; ask for it with new App(..., { grants: ["${grant}"] })`);
   }

@@ -163,7 +163,7 @@ class Context:
         if not self._terms.allow(kind, what):
             grant = f"{kind}:{what}" if what else kind
             if len(self._refused) < MAX_REFUSED:
-                self._refused.append(grant[:200])
+                self._refused.append("".join(c if "!" <= c <= "~" else "?" for c in grant[:200]))
             own = f"only the device that caused the event ({self._event.device!r}) can be commanded, not {what!r}; "
             raise NotGranted(
                 (own if kind == "command" else f"this app was not granted '{grant}'; ")
