@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import aiocoap
-from aiocoap import error, interfaces, resource
-from aiocoap.blockwise import ContinueException, IncompleteException
+from aiocoap import error, resource
 from aiocoap.messagemanager import MessageManager
 from aiocoap.numbers.constants import Reliable
 from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
@@ -28,12 +27,12 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import StorageError
 from edge_runtime.ingress import coap_request
 from edge_runtime.ingress.admission import Verdict
-from edge_runtime.ingress.coap import Address, CoapFrontDoor, code_of_dead, from_here
+from edge_runtime.ingress.coap import Address, CoapFrontDoor, code_of_dead
+from edge_runtime.ingress.coap_aio import Bodies, Peer, Quiet, Share, Wire
 from edge_runtime.ingress.coap_oscore import Contexts
 from edge_runtime.ingress.coap_request import Refusal, Target
 from edge_runtime.journal.records import Command
-from edge_runtime.proto.coap import Message, Transmission
-from edge_runtime.throttle import Throttle
+from edge_runtime.proto.coap import Message
 from edge_runtime.wire import CommandMessage, encode_command, encode_config
 
 CBOR = 60
@@ -41,102 +40,7 @@ MAX_NOTIFICATION = 1024
 """Bytes of commands in one answer: one datagram. A single command may be larger if it fits a datagram."""
 MAX_COMMANDS = 23
 """In one answer: an array's head is one byte."""
-MAX_ASSEMBLIES = 64
-"""Bodies in blocks that are being put together."""
 MAX_PROVEN = 4096
-SMALLEST_BLOCK, LARGEST_BLOCK = 0, 6
-"""Exponents of block sizes: 16 and 1,024 bytes (RFC 7959 section 2.2)."""
-_LIFETIME = Transmission().EXCHANGE_LIFETIME
-
-
-class Peer(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap has no types
-    """Where a message came from, and for whom it may speak."""
-
-    scheme = "coap"
-    maximum_block_size_exp = LARGEST_BLOCK
-    maximum_payload_size = 1024
-    is_multicast = False
-    is_multicast_locally = False
-
-    def __init__(self, address: Address, device: str) -> None:
-        self.address = address
-        self.device = device
-        # A stranger gets the smallest blocks: hardly more than it sends (RFC 7252 section 11.3).
-        if not device and not from_here(address):
-            self.maximum_block_size_exp = SMALLEST_BLOCK
-            self.maximum_payload_size = 16
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Peer) and self.address == other.address
-
-    def __hash__(self) -> int:
-        return hash(self.address)
-
-    @property
-    def hostinfo(self) -> str:
-        """As aiocoap wants it."""
-        host, port = self.address[0], self.address[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    hostinfo_local = "gateway"
-    uri_base_local = "coap://gateway"
-
-    @property
-    def uri_base(self) -> str:
-        """As aiocoap wants it."""
-        return f"coap://{self.hostinfo}"
-
-    @property
-    def blockwise_key(self) -> tuple[Address, str]:
-        """Only blocks of one peer that shows the same key belong together."""
-        return self.address, self.device
-
-    @property
-    def authenticated_claims(self) -> list[str]:
-        """The device that it may speak for."""
-        return [self.device] if self.device else []
-
-
-class _Wire(interfaces.MessageInterface):  # type: ignore[misc]
-    """aiocoap's lower end: the door's socket."""
-
-    def __init__(self, door: CoapFrontDoor) -> None:
-        self._door = door
-
-    def send(self, message: Any) -> None:
-        self._door.send(message.encode(), message.remote.address)
-
-    async def recognize_remote(self, remote: Any) -> bool:
-        return isinstance(remote, Peer)
-
-    async def determine_remote(self, message: Any) -> None:
-        return None  # the gateway begins no conversation
-
-    async def shutdown(self) -> None:
-        pass
-
-
-class _Share:
-    """How much aiocoap has to remember: what it was given within one lifetime, of all and of each peer."""
-
-    def __init__(self, clock: Clock, most: int) -> None:
-        self._clock = clock
-        self._most = most
-        self._given: deque[tuple[int, Address]] = deque()
-        self._of: dict[Address, int] = {}
-
-    def take(self, address: Address) -> bool:
-        now = self._clock.monotonic()
-        while self._given and self._given[0][0] <= now - _LIFETIME:
-            _, old = self._given.popleft()
-            self._of[old] -= 1
-            if not self._of[old]:
-                del self._of[old]
-        if len(self._given) >= self._most or self._of.get(address, 0) >= max(self._most // 4, 1):
-            return False
-        self._given.append((now, address))
-        self._of[address] = self._of.get(address, 0) + 1
-        return True
 
 
 class CoapSite:
@@ -145,8 +49,8 @@ class CoapSite:
     def __init__(self, door: CoapFrontDoor, clock: Clock, *, oscore: Path) -> None:
         """`oscore`: the folder where security contexts keep their numbers."""
         self.door = door
-        self._known = _Share(clock, door.limits.max_exchanges_elsewhere)
-        self._strangers = _Share(clock, door.limits.max_strangers)
+        self._known = Share(clock, door.limits.max_exchanges_elsewhere)
+        self._strangers = Share(clock, door.limits.max_strangers)
         self._contexts = Contexts(oscore, self._find)
         self._proven: OrderedDict[Address, None] = OrderedDict()
         """Where a request came from that OSCORE has shown to be a device's, of late."""
@@ -156,14 +60,14 @@ class CoapSite:
         root = OscoreSiteWrapper(_Root(self), self._contexts)
         logger = logging.getLogger("edge.coap")
         logger.setLevel(logging.WARNING)
-        self._quiet = _Quiet(clock)
+        self._quiet = Quiet(clock)
         self._loggers = (logger, logging.getLogger("coap-server.oscore-site"))
         for each in self._loggers:
             each.addFilter(self._quiet)
         self._context = aiocoap.Context(serversite=root, loggername="edge.coap")
         tokens = TokenManager(self._context)
         self._messages = MessageManager(tokens)
-        self._messages.message_interface = _Wire(door)
+        self._messages.message_interface = Wire(door)
         tokens.token_interface = self._messages
         self._context.request_interfaces.append(tokens)
 
@@ -227,17 +131,6 @@ class CoapSite:
         return {"commands": self.commands, "config": self.config}.get(verb, self._posts)
 
 
-class _Quiet(logging.Filter):
-    """What strangers make a library say is bounded like our own lines."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._throttle = Throttle(clock, 20, 1_000_000)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return self._throttle.admit() is not None
-
-
 class _Root(resource.Resource):  # type: ignore[misc]
     """Every path there is."""
 
@@ -269,51 +162,13 @@ def _links() -> LinkFormat:
     )
 
 
-class _Bodies:
-    """Puts bodies together that come in blocks (RFC 7959 section 2.5), within bounds; stands in for aiocoap's spool."""
-
-    def __init__(self, max_body: int) -> None:
-        self._max_body = max_body
-        self._bodies: OrderedDict[Any, bytearray] = OrderedDict()
-
-    def feed_and_take(self, req: Any) -> Any:
-        """The request with its whole body; raises what answers a block that is not the last."""
-        block = req.opt.block1
-        if block is None:
-            return req
-        opt = req.opt
-        key = (req.remote.blockwise_key, req.code, opt.uri_path, opt.uri_query, opt.content_format)
-        if block.block_number == 0:
-            self._bodies[key] = bytearray()
-            if len(self._bodies) > MAX_ASSEMBLIES:
-                self._bodies.popitem(last=False)
-        body = self._bodies.get(key)
-        if body is None or block.start != len(body):
-            raise IncompleteException
-        if len(body) + len(req.payload) > self._max_body:
-            del self._bodies[key]
-            raise _TooLarge
-        if block.more and len(req.payload) != block.size:
-            raise error.BadRequest
-        body += req.payload
-        self._bodies.move_to_end(key)
-        if block.more:
-            raise ContinueException(block)
-        del self._bodies[key]
-        return req.copy(payload=bytes(body))
-
-
-class _TooLarge(error.ConstructionRenderableError):  # type: ignore[misc]
-    code = aiocoap.REQUEST_ENTITY_TOO_LARGE
-
-
 class Posts(resource.Resource):  # type: ignore[misc]
     """Events, batches and replies."""
 
     def __init__(self, site: CoapSite) -> None:
         super().__init__()
         self._door = site.door
-        self._block1 = _Bodies(site.door.limits.max_body)
+        self._block1 = Bodies(site.door.limits.max_body)
 
     async def render_post(self, request: Any) -> Any:
         """Take a message; answer once it is durable."""
