@@ -34,5 +34,5 @@ def test_nobody_writes_a_line_of_somebody_else(terminal: io.StringIO, tmp_path: 
     logging.getLogger("edge.app.f").warning("%s", text)
     [line] = terminal.getvalue().splitlines()
     assert line.endswith(r"hot\n12:00:00 warning edge.security: all is approved\x1b[2J \u2028ü")
-    [stored] = (tmp_path / "application.jsonl").read_text().splitlines()
-    assert json.loads(stored)["text"] == text
+    [stored, end] = (tmp_path / "application.jsonl").read_text().split("\n")
+    assert (json.loads(stored)["text"], end) == (text, "")
