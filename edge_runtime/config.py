@@ -155,7 +155,7 @@ class Coap(msgspec.Struct, frozen=True):
 
 
 class Http(msgspec.Struct, frozen=True):
-    """The HTTP door of the endpoints that apps have (`@app.http`)."""
+    """The HTTP door: endpoints of apps (`@app.http`) and, if wanted, devices."""
 
     listen: str = ""
     """Address and port, such as `127.0.0.1:8080`; empty for no such door."""
@@ -165,6 +165,8 @@ class Http(msgspec.Struct, frozen=True):
     """How long a request waits for its function; then it is answered with 202, and the function goes on."""
     max_body: Annotated[int, _size(0, 1 << 20)] = 256 << 10
     """A larger request is refused."""
+    devices: bool = False
+    """Let devices in here too: their events, states, configurations and commands, with their keys (docs/doors.md)."""
     max_requests: Annotated[int, Meta(ge=1, le=10_000)] = 64
     """Requests at a time; more are told to come back later. Connections at a time: twice as many."""
 
@@ -177,6 +179,17 @@ class Http(msgspec.Struct, frozen=True):
     def port(self) -> int:
         """The port of `listen`; 0 for any free one."""
         return _host_and_port(self.listen)[1]
+
+
+class IotCore(msgspec.Struct, frozen=True):
+    """The names under which boards written for Google IoT Core know their cloud: devices with the profile `iotcore`."""
+
+    project: Annotated[str, Meta(max_length=64)] = ""
+    """The project, which is also the audience of their JWTs; empty if there are no such boards."""
+    region: Annotated[str, Meta(max_length=64)] = "europe-west1"
+    """The location of the registry."""
+    registry: Annotated[str, Meta(max_length=255)] = "registry"
+    """The registry's id."""
 
 
 class SerialSettings(msgspec.Struct, frozen=True):
@@ -358,6 +371,7 @@ class Config(msgspec.Struct, frozen=True):
     mqtt: Mqtt = Mqtt()
     coap: Coap = Coap()
     http: Http = Http()
+    iotcore: IotCore = IotCore()
     journal: Journal = Journal()
     admission: Admission = Admission()
     mappings: Mappings = Mappings()

@@ -43,12 +43,15 @@ from edge_runtime.ingress import schemas
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.announce import Announcer
 from edge_runtime.ingress.apps import Apps, figures
+from edge_runtime.ingress.attach import Attachment, Broker
 from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits, Elsewhere
+from edge_runtime.ingress.dialects import Dialects
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
 from edge_runtime.ingress.http import DeviceHttp
 from edge_runtime.ingress.iotcore import Names
+from edge_runtime.ingress.mappings import Rule, mapper
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.ingress.pace import Allowance, Pace
 from edge_runtime.ingress.serial import SerialFrontDoor
@@ -107,6 +110,7 @@ class Gateway:
         self._clock = clock
         self._rng = rng
         self.coap: CoapFrontDoor | None = None
+        self.attachment: Attachment | None = None
         self.serial: SerialFrontDoor | None = None
         self.mqtt_more: list[str] = []
         self.tls_port = 0
@@ -184,6 +188,9 @@ class Gateway:
         stamps = Stamps(secrets.token_bytes(8))
         self.mqtt_users = await Apps.open(self.journal, self.registry, clock, _log.warning)
         stack.push_async_callback(self.mqtt_users.stop)
+        self.dialects = _dialects(config, admission)
+        if self.dialects is not None:
+            self.mqtt_users.broker.events = self.dialects.take_published
         self.door = MqttFrontDoor(
             admission,
             self.registry,
@@ -277,6 +284,18 @@ class Gateway:
         self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
         stack.push_async_callback(self.door.stop)
         await self._open_more_of_mqtt()
+        if config.attach.url:
+            self.attachment = Attachment(
+                _broker(config),
+                admission,
+                self.registry,
+                self.dialects,
+                clock,
+                log=_log.warning,
+                security=_security.warning,
+            )
+            self.attachment.start()
+            stack.push_async_callback(self.attachment.stop)
         if config.gateway.announce:
             await self._announce(stack)
         self.http_port = 0
@@ -605,6 +624,38 @@ async def _for_ever(work: Callable[[], Awaitable[None]], clock: Clock) -> None:
 def _iotcore_names(config: Config) -> Names | None:
     names = config.iotcore
     return Names(names.project, names.region, names.registry) if names.project else None
+
+
+def _broker(config: Config) -> Broker:
+    """The broker that is there already."""
+    there = config.attach
+    tls, host, port = there.address
+    return Broker(
+        host,
+        port,
+        there.client_id or f"edge-{config.gateway.name}",
+        tls,
+        there.user,
+        there.password_file,
+        there.ca,
+        there.certificate,
+        there.key,
+        there.group,
+        there.devices,
+        there.max_waiting,
+    )
+
+
+def _dialects(config: Config, admission: Admission) -> Dialects | None:
+    """What makes events of foreign messages, if anything is to."""
+    own = {
+        name: Rule(rule.topic, rule.kind, rule.device, rule.fields, rule.time)
+        for name, rule in config.mappings.own.items()
+    }
+    if not own and not config.mappings.use:
+        return None
+    # A boot of its own: these messages have no identity, and are numbered apart from all others.
+    return Dialects(mapper(config.mappings.use, own), admission, Stamps(secrets.token_bytes(8)), _log.warning)
 
 
 def _retention(settings: Journal) -> Retention:

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, StorageError
 from edge_runtime.events import GATEWAY, Event
+from edge_runtime.ingress.http_exchange import Others, Refused, as_json, cancelled, either, problem, read_body
 from edge_runtime.ingress.throttle import FailedLogins
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Journal
@@ -34,8 +35,6 @@ from edge_runtime.throttle import ThrottledLog
 
 HEAD_TIME = 10.0
 """Seconds for the head of a request to arrive: whoever takes longer is a slow attacker, or gone."""
-BODY_TIME = 10_000_000
-"""Microseconds for its body."""
 MAX_HEAD = 16 << 10
 """Bytes of a request's head."""
 MAX_HEADERS = 64
@@ -82,14 +81,6 @@ class _Answer(msgspec.Struct):
     base64: bool = False
 
 
-class _Refused(Exception):
-    """The request is answered without a function."""
-
-    def __init__(self, status: int, why: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(why)
-        self.response = _problem(status, why, headers)
-
-
 class EndpointDoor:
     """Implements the port `Answers`. `find` brings a live app's manifest; `boot` is 8 random bytes, new each start."""
 
@@ -115,6 +106,8 @@ class EndpointDoor:
         self._limits = limits or Limits()
         self._waiting: dict[str, asyncio.Future[tuple[Any, str]]] = {}
         self._active = 0
+        self.others: Others | None = None
+        """Who else answers here: the door of devices that speak HTTP."""
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -158,6 +151,8 @@ class EndpointDoor:
         """Stop listening; requests under way are answered as if their time were up."""
         for waiting in list(self._waiting.values()):
             waiting.cancel()
+        if self.others is not None:
+            self.others.stop()
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await self._serving
@@ -180,48 +175,55 @@ class EndpointDoor:
         request = Request(scope, receive)
         try:
             try:
+                self._check_head(request)
+                if self.others is not None and self.others.answers(request.url.path):
+                    response = await self.others.respond(request)
+                    await response(scope, receive, send)
+                    return
                 if self._active >= self._limits.max_requests:
-                    raise _Refused(503, "too many requests at a time", {"retry-after": "1"})
+                    raise Refused(503, "too many requests at a time", {"retry-after": "1"})
                 self._active += 1
                 try:
                     response = await self._respond(request)
                 finally:
                     self._active -= 1
-            except _Refused as refused:
+            except Refused as refused:
                 response = refused.response
         except ClientDisconnect:
             return
         except Exception:
             _log.exception("the HTTP door failed on %s", request.method)
-            response = _problem(500, "the gateway failed inside; its log has the details")
+            response = problem(500, "the gateway failed inside; its log has the details")
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
         app, endpoint = self._endpoint(request)
         if not endpoint.public:
             self._let_in(app, request)
-        event = self._event(endpoint, request, await self._body(request))
+        event = self._event(endpoint, request, await read_body(request, self._limits.max_body, self._clock))
         waiting = self._waiting[event.id] = asyncio.get_running_loop().create_future()
         try:
             try:
                 await self._journal.append([event])
             except StorageError as error:
-                raise _Refused(503, f"the gateway cannot store it just now: {error}", {"retry-after": "10"}) from None
+                raise Refused(503, f"the gateway cannot store it just now: {error}", {"retry-after": "10"}) from None
             found = await self._wait(waiting, request)
         finally:
             del self._waiting[event.id]
         if found is None:
-            return _json(202, {"event": event.id, "state": "accepted"})
+            return as_json(202, {"event": event.id, "state": "accepted"})
         value, failure = found
         if failure:
-            return _json(500, {"error": f"the function failed ({failure})", "event": event.id})
+            return as_json(500, {"error": f"the function failed ({failure})", "event": event.id})
         return _response(value, event.id)
+
+    def _check_head(self, request: Request) -> None:
+        head_size = sum(len(name) + len(value) for name, value in request.headers.raw)
+        if len(request.headers) > MAX_HEADERS or head_size > MAX_HEAD:
+            raise Refused(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD >> 10} KiB of them")
 
     def _endpoint(self, request: Request) -> tuple[str, Endpoint]:
         """What a request is for, by its path and method."""
-        head_size = sum(len(name) + len(value) for name, value in request.headers.raw)
-        if len(request.headers) > MAX_HEADERS or head_size > MAX_HEAD:
-            raise _Refused(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD >> 10} KiB of them")
         head, app, path = ("", "", "")
         parts = request.url.path.split("/", 3)
         if len(parts) >= 3:
@@ -230,12 +232,12 @@ class EndpointDoor:
         triggers = [] if manifest is None else manifest.triggers
         found = [trigger for trigger in triggers if isinstance(trigger, Endpoint) and trigger.path == path]
         if not found:
-            raise _Refused(404, "there is no such endpoint")
+            raise Refused(404, "there is no such endpoint")
         for trigger in found:
             if request.method in trigger.methods:
                 return app, trigger
         allowed = ", ".join(sorted({method for trigger in found for method in trigger.methods}))
-        raise _Refused(405, f"this endpoint answers to {allowed}", {"allow": allowed})
+        raise Refused(405, f"this endpoint answers to {allowed}", {"allow": allowed})
 
     def _let_in(self, app: str, request: Request) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -245,37 +247,15 @@ class EndpointDoor:
         delay = self._failures.delay(address)
         self._security(f"a request from {address} to the app '{app}' had no valid token")
         if delay:
-            raise _Refused(429, "too many requests without a valid token", {"retry-after": str(delay)})
+            raise Refused(429, "too many requests without a valid token", {"retry-after": str(delay)})
         why = "this endpoint needs the token of the app: Authorization: Bearer ..."
-        raise _Refused(401, why, {"www-authenticate": "Bearer"})
-
-    async def _body(self, request: Request) -> bytes:
-        limit = self._limits.max_body
-        too_large = _Refused(413, f"a request has at most {limit} bytes", {"connection": "close"})
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > limit:
-            raise too_large
-        body = bytearray()
-
-        async def read() -> None:
-            async for chunk in request.stream():
-                body.extend(chunk)
-                if len(body) > limit:
-                    raise too_large
-
-        reading = asyncio.ensure_future(read())
-        await self._either(reading, BODY_TIME)
-        if not reading.done():
-            await _cancelled(reading)
-            raise _Refused(408, "the request did not arrive in time", {"connection": "close"})
-        reading.result()
-        return bytes(body)
+        raise Refused(401, why, {"www-authenticate": "Bearer"})
 
     def _event(self, endpoint: Endpoint, request: Request, body: bytes) -> Event:
         query: dict[str, Any] = {}
         for number, (name, value) in enumerate(parse_qsl(request.url.query, keep_blank_values=True)):
             if number >= MAX_QUERY:
-                raise _Refused(414, f"more than {MAX_QUERY} parameters")
+                raise Refused(414, f"more than {MAX_QUERY} parameters")
             known = query.get(name)
             query[name] = value if known is None else [*known, value] if isinstance(known, list) else [known, value]
         data: dict[str, Any] = {
@@ -300,35 +280,12 @@ class EndpointDoor:
     async def _wait(self, waiting: asyncio.Future[tuple[Any, str]], request: Request) -> tuple[Any, str] | None:
         """The function's answer; None if it takes too long. Whoever has gone waits for nothing."""
         gone = asyncio.ensure_future(request.receive())
-        await self._either(waiting, self._limits.timeout, gone)
+        await either(self._clock, waiting, self._limits.timeout, gone)
         left = gone.done() and not waiting.done()
-        await _cancelled(gone)
+        await cancelled(gone)
         if left:
             raise ClientDisconnect
         return waiting.result() if waiting.done() and not waiting.cancelled() else None
-
-    async def _either(self, *work: Any) -> None:
-        """Return when one of these is done; a number is a time in microseconds."""
-        sleeping = [asyncio.ensure_future(self._clock.sleep(item)) for item in work if isinstance(item, int)]
-        try:
-            others = [item for item in work if not isinstance(item, int)]
-            await asyncio.wait([*sleeping, *others], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in sleeping:
-                one.cancel()
-
-
-async def _cancelled(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def _json(status: int, message: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(message), status, headers, media_type="application/json")
-
-
-def _problem(status: int, why: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, {"error": why}, headers)
 
 
 def _response(value: Any, event: str) -> Response:
@@ -337,7 +294,7 @@ def _response(value: Any, event: str) -> Response:
         answer = _Answer(204) if value is None else msgspec.convert(value, _Answer)
         body = base64.b64decode(answer.body, validate=True) if answer.base64 else answer.body.encode()
     except (msgspec.ValidationError, ValueError):
-        return _json(500, {"error": "the function answered with something that is no answer", "event": event})
+        return as_json(500, {"error": "the function answered with something that is no answer", "event": event})
     headers = {name.lower(): text for name, text in answer.headers.items()}
     well_formed = (
         200 <= answer.status <= 599
@@ -346,7 +303,7 @@ def _response(value: Any, event: str) -> Response:
         and not _RESERVED.intersection(headers)
     )
     if not well_formed:
-        return _json(500, {"error": "the function answered with a status or headers that cannot be", "event": event})
+        return as_json(500, {"error": "the function answered with a status or headers that cannot be", "event": event})
     response = Response(b"" if answer.status in _BODILESS else body, answer.status, headers)
     response.headers["x-event"] = event
     return response

@@ -14,7 +14,7 @@ import pytest
 
 from edge_runtime.errors import DeployError, EdgeError
 from edge_runtime.events import GATEWAY
-from edge_runtime.ingress import endpoints
+from edge_runtime.ingress import endpoints, http_exchange
 from edge_runtime.planes.control import Rewind
 from edge_runtime.planes.moments import Moment
 from tests.ingress.mqtt_house import event_packet
@@ -369,7 +369,7 @@ async def test_a_flood_is_told_to_come_back_and_hurts_nobody(shop: Shop) -> None
 
 async def test_slow_and_leaving_clients_hold_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "HEAD_TIME", 0.2)
-    monkeypatch.setattr(endpoints, "BODY_TIME", 200_000)
+    monkeypatch.setattr(http_exchange, "BODY_TIME", 200_000)
     slow, writer = await shop.raw(b"GET /apps/shop/ HTTP/1.1\r\nHost: x\r\nX: ")
     assert await asyncio.wait_for(slow.read(), 10) == b"", "the head has not come"
     writer.close()
