@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_runtime.errors import WireError
-from edge_runtime.ingress.admission import Admission, Settle
+from edge_runtime.ingress.admission import Admission, Settle, Verdict
+from edge_runtime.ingress.broker.message import Message
 from edge_runtime.ingress.mappings import Mapper
 from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.wire import Envelope, Reading
@@ -54,6 +55,14 @@ class Dialects:
         reading = Reading(seq, found.kind, found.time, 0, found.data)
         self._admission.submit_decoded(device, Envelope(boot, [reading]), settle)
         return True
+
+    def take_published(self, message: Message, then: Callable[[bool], None]) -> bool:
+        """`take`, for a message of our own broker: `then` is told whether it is durable."""
+
+        def settle(verdict: Verdict) -> None:
+            then(verdict is not Verdict.REFUSED)
+
+        return self.take(message.topic, message.payload, settle, certain=message.qos > 0)
 
     def _known(self, device: str) -> bool:
         if device not in self._devices:

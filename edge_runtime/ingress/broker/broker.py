@@ -42,6 +42,8 @@ class Broker:
         self.users = Users(self.store, clock)
         self.tree = Tree()
         self.retained = Retained(limits)
+        self.events: Callable[[Message, Callable[[bool], None]], bool] | None = None
+        """Makes an event of a message and says whether it became durable; False, and no word, for one that is none."""
         self.sessions: dict[str, Session] = {}
         self._appointments: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -299,8 +301,23 @@ class Broker:
     # Messages
 
     def publish(self, message: Message, changes: Changes, settle: Settle) -> None:
-        """Route a message; `changes` become durable with what it leads to, and before `settle` is called."""
+        """Route a message; `changes` become durable with what it leads to, and before `settle` is called.
+
+        One that is an event for the journal is routed once it is durable there.
+        """
         self.counters.published += 1
+
+        def taken(durable: bool) -> None:
+            if durable:
+                self._publish(message, changes, settle)
+            else:
+                self.counters.not_stored += 1
+                settle(None)
+
+        if self.events is None or not self.events(message, taken):
+            self._publish(message, changes, settle)
+
+    def _publish(self, message: Message, changes: Changes, settle: Settle) -> None:
         if message.retain and message.payload and not self.retained.has_room(message):
             settle(Reason.QUOTA_EXCEEDED)
             return
