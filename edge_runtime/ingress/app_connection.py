@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_runtime.ingress.broker.broker import in_devices
+from edge_runtime.ingress.broker.broker import Settle, in_devices
 from edge_runtime.ingress.broker.message import FOR_EVER, Message, published
 from edge_runtime.ingress.broker.session import Session
 from edge_runtime.ingress.broker.store import SESSION, Changes, kept
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_OUTPUT = 1 << 20
 """Bytes that wait to be handed to the transport; beyond them the client counts as one that does not read."""
+MAX_WAITING = 1 << 20
+"""Bytes of messages of one connection that wait for the journal before it is read no more."""
 _CLIENT_ID = 512
 """Characters of a client identifier at most."""
 _TOPIC = 4096
@@ -160,6 +162,7 @@ class AppConnection(asyncio.Protocol):
         early, self._early = self._early, []
         for packet in early:
             self.take(packet)
+        self.reconsider()
 
     def _refuse(self, reason: int, code: mqtt.ConnectCode, why: str) -> None:
         self._door.security(f"refused {self.name}: {why}")
@@ -223,11 +226,9 @@ class AppConnection(asyncio.Protocol):
             if self._version == 5 and len(self._waiting) + len(session.incoming) >= broker.limits.receive_maximum:
                 self._violated("more unacknowledged messages than allowed", Reason.RECEIVE_MAXIMUM_EXCEEDED)
                 return
+        if qos or packet.retain:  # what the journal may have to take: so much of it, and no more is read
             pending = Pending(identity, qos, len(packet.payload) + 400)
-            self._waiting.append(pending)
-            self._waiting_bytes += pending.size
-            if len(self._waiting) > broker.limits.receive_maximum or self._waiting_bytes > 1 << 20:
-                self._pause()
+            self._waits(pending)
         settle = partial(self._settled, pending)
         refused = self._objection(topic)
         if refused:
@@ -242,6 +243,7 @@ class AppConnection(asyncio.Protocol):
             if session.persistent:
                 changes[SESSION + session.key] = {f"i{identity}": kept(1)}
         if in_devices(topic):
+            settle = partial(self._commanded, topic, settle)
             expiry = properties.message_expiry
             take = partial(self._apps.tree.command, self.user, topic, packet.payload, expiry, settle)
             if changes:
@@ -259,6 +261,25 @@ class AppConnection(asyncio.Protocol):
             publisher=session.key,
         )
         broker.publish(message, changes, settle)
+
+    def _waits(self, pending: Pending) -> None:
+        door = self._door
+        self._waiting.append(pending)
+        self._waiting_bytes += pending.size
+        door.unacknowledged += pending.size
+        if len(self._waiting) > self._broker.limits.receive_maximum or self._waiting_bytes > MAX_WAITING:
+            self._pause()
+        elif door.unacknowledged > door.limits.max_unacknowledged_total:
+            self._pause()
+            door.held.add(self)
+
+    def _commanded(self, topic: str, settle: Settle, reason: int | None) -> None:
+        if reason is not None and reason >= Reason.UNSPECIFIED:
+            self._broker.counters.refused += 1
+            self._door.security(
+                f"{self.name} published on {topic[:80]!a}: no command for a known device, as JSON; refused"
+            )
+        settle(reason)
 
     def _topic(self, topic: str, alias: int | None) -> str | None:
         if alias is not None:
@@ -285,7 +306,11 @@ class AppConnection(asyncio.Protocol):
 
     def _settled(self, pending: Pending | None, reason: int | None) -> None:
         """A message has been dealt with: acknowledge all that have, in the order in which they came."""
-        session = self._session
+        session, door = self._session, self._door
+        if pending is not None:
+            door.unacknowledged -= pending.size
+            if door.held:
+                door.relax()
         if pending is None or self._closing or session is None:
             return
         pending.reason = Reason.QUOTA_EXCEEDED if reason is None else reason
@@ -300,8 +325,9 @@ class AppConnection(asyncio.Protocol):
                 # There is no other way to tell it; not acknowledged, the client sends it again.
                 self.drop("a message could not be stored and was not acknowledged")
                 return
-            self._acknowledge(done)
-        if self._paused and len(self._waiting) <= self._broker.limits.receive_maximum // 2:
+            if done.qos:
+                self._acknowledge(done)
+        if self._paused and self not in door.held:
             self.reconsider()
         if not self._waiting and self._door.stopping:
             self.leave(Reason.SERVER_SHUTTING_DOWN)
@@ -453,7 +479,10 @@ class AppConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def reconsider(self) -> None:
-        """Read again."""
+        """Read again, if nothing speaks against it any more."""
+        limit = self._broker.limits.receive_maximum // 2
+        if len(self._waiting) > limit or self._waiting_bytes > MAX_WAITING // 2:
+            return
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
             self._heard = self._door.wheel.now

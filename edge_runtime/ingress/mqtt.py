@@ -98,7 +98,7 @@ class MqttFrontDoor:
         self.wheel: Wheel[Peer] = Wheel()
         self.unacknowledged = 0
         """Bytes of messages that wait for the journal, over all connections."""
-        self.held: set[Connection] = set()
+        self.held: set[Peer] = set()
         """Connections that would be read again but for `max_unacknowledged_total`."""
         self.throttled: dict[Connection, int] = {}
         """Connections of devices that were faster than they may be, and until when (monotonic) they are not heard."""
@@ -272,10 +272,10 @@ class MqttFrontDoor:
 
     def closing(self, connection: Peer, device: str) -> None:
         """A connection is being closed: nothing is delivered to it any more."""
+        self.held.discard(connection)
         if isinstance(connection, AppConnection):
             return
         self._until.pop(connection, None)
-        self.held.discard(connection)
         self.throttled.pop(connection, None)
         self._refusing.discard(connection)
         if self._devices.get(device) is connection:

@@ -575,3 +575,25 @@ async def test_events_of_devices_come_as_json_and_commands_go_in(house: AppHouse
     ):
         program.publish(where, payload, 1, pid)
         assert await program.client.receive() == b"\x40\3" + pid.to_bytes(2) + bytes((reason,))
+    assert len(house.security) == 3
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_flood_is_read_no_further_than_the_journal_goes(house: AppHouse, qos: int) -> None:
+    program = await house.program(version=V4)
+    other = await house.program(client_id="other")
+    house.journal.slow = True
+    for number in range(3000):
+        program.publish("t", bytes(1000), qos, number + 1 if qos else 0, retain=True)
+    await eventually(lambda: len(house.journal.under_way) > 256)
+    await eventually(lambda: program.client.unsent > 0)
+    assert await other.silent()
+    waiting = len(house.journal.under_way)
+    assert waiting < 1000
+    assert await other.silent(), "others are heard meanwhile"
+    assert len(house.journal.under_way) == waiting
+    house.journal.slow = False
+    while house.journal.under_way:
+        await house.journal.let_through(len(house.journal.under_way))
+    await eventually(lambda: house.apps.counters.published == 3000)
+    await eventually(lambda: house.door.unacknowledged == 0)
