@@ -121,7 +121,10 @@ class RouteFlow:
         lines: dict[str, _Line] = {}
         for event in events:
             known = (epoch, event.id) in self._outcomes
-            lines.setdefault(event.device, _Line()).events.append((event, None if known else next(outcomes)))
+            outcome = None if known else next(outcomes, None)
+            if outcome is None and not known:
+                break  # There was no room for more.
+            lines.setdefault(event.device, _Line()).events.append((event, outcome))
         return deque([line for line in lines.values() if self._next(line, epoch) is not None])
 
     def _next(self, line: _Line, epoch: int) -> tuple[Event, Any] | None:

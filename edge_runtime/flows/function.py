@@ -94,6 +94,7 @@ class FunctionFlow:
             outcomes = await self._invoke(events, turn, states)
         except Unavailable as error:
             return Taken([], error)
+        events = events[: len(outcomes)]
         # In the order of the events: the first of them must come to an end.
         asking = dict.fromkeys(
             self.key(event) for event, outcome in zip(events, outcomes, strict=True) if _unanswered(outcome)

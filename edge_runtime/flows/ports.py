@@ -152,9 +152,10 @@ class Invoker(Protocol):
     """Runs functions."""
 
     async def invoke(self, function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
-        """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`.
+        """Run one function over events, in order: an outcome for each of the first, and at least for one.
 
-        An event sees the state that those before it with its partition key have left, within the batch too.
+        There are fewer than events where the outcomes of all would take too much memory. An event sees the state that
+        those before it with its partition key have left, within the batch too.
         """
         ...
 

@@ -129,9 +129,8 @@ class _Actor:
     async def results(self, batch: list[Event]) -> list[Done | Failed]:
         """What it does with events, in order. Raises EdgeError if the sandbox stays out of reach."""
         found: list[Done | Failed] = []
-        for pause in (0, *PATIENCE):
-            if pause:
-                await self._clock.sleep(pause)
+        pauses = iter(PATIENCE)
+        while True:
             taken = await self.flow.take(batch[len(found) :], self._turn)
             found += taken.results
             for result in taken.results:
@@ -140,8 +139,12 @@ class _Actor:
                         self._states.apply(record)
             if len(found) == len(batch):
                 return found
-        why = taken.waiting or "it does not say why"
-        raise EdgeError(f"'{self.flow.name}' cannot be run just now: {why}", hint="Try again later.")
+            if taken.waiting is not None or not taken.results:
+                pause = next(pauses, None)
+                if pause is None:
+                    why = taken.waiting or "it does not say why"
+                    raise EdgeError(f"'{self.flow.name}' cannot be run just now: {why}", hint="Try again later.")
+                await self._clock.sleep(pause)
 
 
 class Replay:

@@ -17,6 +17,9 @@ MAX_EVENTS = 256
 MAX_BYTES = 1024 * 1024
 """JSON handed over at once, unless a single event is larger."""
 
+MAX_SAID = 8 * 1024 * 1024
+"""JSON of outcomes of one run, about: of which the gateway makes many times as much, and can store only so much."""
+
 
 class LoadFailed(Exception):
     """The guest refused an app; `problem` is its JSON, or empty."""
@@ -77,9 +80,16 @@ class RunJob(Job):
         self._states = {key: dict(state) for key, state in given.states.items()}
         """As the outcomes so far have left them."""
         self.outcomes: list[Outcome] = []
+        self.said = 0
+        """Bytes of outcomes so far."""
         self.suspects = 0
         """How many of the next events were in the hands of an executor that died: they go one by one."""
         self._encoded: dict[int, bytes] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over: every event has an outcome, or there is no room for more."""
+        return len(self.outcomes) >= len(self.events) or self.said > MAX_SAID
 
     def encode_ahead(self) -> None:
         """Encode what `chunk` will ask for."""

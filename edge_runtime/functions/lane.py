@@ -100,7 +100,7 @@ class Lane:
         limits: Limits,
         budget: Budget | None = None,
     ) -> list[Outcome]:
-        """Run a function: one outcome for each event. Raises `Unavailable`."""
+        """Run a function: an outcome for each of the first events, at least one. Raises `Unavailable`."""
         job = RunJob(app, function, events, given, limits, budget)
         if self.waiting:
             job.encode_ahead()  # the executor is busy with another: it need not wait for this afterwards
@@ -134,7 +134,7 @@ class Lane:
             job.take([judge(body, micros, job.limits) for micros, body in reply.outcomes])
         except Exception as error:
             job.fail(error)
-        if len(job.outcomes) >= len(job.events) and not job.future.done():
+        if job.done and not job.future.done():
             job.future.set_result(None)
 
     def _fail_all(self, error: Exception) -> None:
@@ -230,7 +230,8 @@ class Lane:
             if job.budget is not None:
                 job.budget.spend(sum(micros for micros, _ in reply.outcomes), self._clock.monotonic())
             self._reported = job, reply
-            return len(job.outcomes) + len(reply.outcomes) >= len(job.events)
+            job.said += sum(len(body) for _, body in reply.outcomes)
+            return job.done or len(job.outcomes) + len(reply.outcomes) >= len(job.events)
         self._settle()
         if not job.future.done():
             job.future.set_result(None)

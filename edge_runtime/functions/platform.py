@@ -256,7 +256,7 @@ class FunctionPlatform:
         await self._running.unload((app, version))
 
     async def invoke(self, function: FunctionRef, events: Sequence[Event], given: Given = NOTHING) -> Sequence[Outcome]:
-        """Run one function over events, in order: exactly one outcome for each. Raises `Unavailable`."""
+        """As `Invoker.invoke`."""
         started = self._clock.monotonic()
         outcomes = await self._running.run(function, events, given)
         self._recorder.invoked(function.app, outcomes, self._clock.monotonic() - started)

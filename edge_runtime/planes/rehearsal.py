@@ -78,7 +78,7 @@ class RouteOnTrial:
         except Unavailable as error:
             return Taken([], error)
         results: list[Done | Failed] = []
-        for event, outcome in zip(events, outcomes, strict=True):
+        for event, outcome in zip(events, outcomes, strict=False):
             match outcome:
                 case Failure(reason, detail):
                     letter = DeadLetter(self.name, reason, detail, self._clock.now(), event.device, event)

@@ -164,3 +164,16 @@ async def test_memory_of_one_app_is_not_given_to_the_next(start: Start) -> None:
 def test_limits_themselves_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="must be between"):
         Limits(**wrong)  # type: ignore[arg-type]
+
+
+async def test_large_outcomes_are_given_back_bit_by_bit(platform: FunctionPlatform) -> None:
+    """Of a batch with large effects the gateway takes only so much at a time; whoever asked goes on from there."""
+    ref = await deploy(platform, app('@app.on("climate")\ndef f(event, ctx): ctx.emit("x", [1.5] * 60_000)\n'))
+    batch = [event(seq=number) for number in range(128)]
+    given: list[int] = []
+    while sum(given) < len(batch):
+        outcomes = await platform.invoke(ref("f"), batch[sum(given) :])
+        assert outcomes
+        assert {type(ok(outcome).effects[0]) for outcome in outcomes} == {Emit}
+        given.append(len(outcomes))
+    assert max(given) < 64
