@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from edge_runtime.clock import Clock
+from edge_runtime.errors import EdgeError
 from edge_runtime.ingress.broker.broker import Broker
 from edge_runtime.ingress.broker.devices import DeviceTree, Known
 from edge_runtime.ingress.broker.message import Counters, Limits
@@ -50,7 +51,9 @@ class Apps:
         return name in self.broker.users and self.broker.users.verify(name, key)
 
     async def add(self, name: str, publish: list[str], subscribe: list[str]) -> str:
-        """As `Users.add`."""
+        """As `Users.add`; no device may have the name, since the name decides who is asked for the key."""
+        if name in self.tree.devices:
+            raise EdgeError(f"there is a device '{name}', so no user can be called so", hint="Choose another name.")
         return await self.broker.users.add(name, publish, subscribe)
 
     async def allow(self, name: str, publish: list[str], subscribe: list[str]) -> UserRow:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from edge_runtime.clock import TRUSTED_AFTER
+from edge_runtime.errors import EdgeError
 from edge_runtime.ingress.apps import Apps
 from edge_runtime.ingress.broker.message import Limits
 from edge_runtime.proto.mqtt.fields import Fields
@@ -520,6 +521,15 @@ async def test_a_user_that_is_removed_is_put_out(house: AppHouse) -> None:
     await house.restart()
     assert not house.apps.broker.sessions
     assert "v" not in house.apps.broker.users
+
+
+async def test_a_user_is_not_called_as_a_device_is(house: AppHouse) -> None:
+    with pytest.raises(EdgeError, match="there is a device 'd'"):
+        await house.user("d")
+    with pytest.raises(EdgeError, match="not a topic filter"):
+        await house.user("w", "a/#/b")
+    with pytest.raises(EdgeError, match="already"):
+        await house.user("u")
 
 
 async def test_a_journal_without_room_is_not_hidden(house: AppHouse) -> None:

@@ -25,6 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from devices.authority import Authority
 from edge_runtime.clock import SystemClock
+from edge_runtime.planes.api_operations import TraceRequest
 from edge_runtime.planes.client import Client as Api
 from edge_runtime.planes.client import NotRunning
 from edge_runtime.planes.inventory import NewKey
@@ -365,6 +366,15 @@ def test_a_device_with_a_certificate_needs_no_key(site: Site) -> None:
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+def test_a_command_from_a_program_is_traced_like_any_other(site: Site) -> None:
+    site.api.add_device("fan-1")
+    with site.client("commander") as client:
+        client.give("/devices/fan-1/commands/fan", b'{"on": true}')
+    (line,) = [line for line in site.api.tail(-1, follow=False) if line.type == "command"]
+    assert (line.device, line.name, line.data) == ("fan-1", "fan", {"on": True})
+    assert line.id in str(site.api.trace(TraceRequest(line.id)))
 
 
 def test_a_new_certificate_is_used_without_a_restart(site: Site) -> None:

@@ -37,7 +37,8 @@ class DeviceTree:
     def __init__(self, broker: Broker, journal: Journal, devices: Known, clock: Clock) -> None:
         self._broker = broker
         self._journal = journal
-        self._devices = devices
+        self.devices = devices
+        """Those that there are."""
         self._clock = clock
         journal.listen(self._hear)
 
@@ -57,7 +58,7 @@ class DeviceTree:
     def command(self, user: str, topic: str, payload: bytes, expiry: int | None, settle: Settle) -> None:
         """Take what a program has published below `/devices/`: only commands may be."""
         parts = topic.split("/")
-        if len(parts) != 5 or parts[3] != "commands" or not NAME.fullmatch(parts[4]) or parts[2] not in self._devices:
+        if len(parts) != 5 or parts[3] != "commands" or not NAME.fullmatch(parts[4]) or parts[2] not in self.devices:
             settle(Reason.TOPIC_NAME_INVALID)
             return
         try:
