@@ -350,7 +350,7 @@ class Attach(msgspec.Struct, frozen=True):
     max_waiting: Annotated[int, Meta(ge=1, le=10_000)] = 100
     """Messages that the broker may send ahead of our acknowledgements."""
     discovery: Annotated[str, Meta(max_length=64)] = ""
-    """Where to announce our devices for Home Assistant, usually `homeassistant`; empty for nowhere."""
+    """Where to announce our devices for Home Assistant, such as `homeassistant`; without a `url`, at our own broker."""
 
     @property
     def address(self) -> tuple[bool, str, int]:

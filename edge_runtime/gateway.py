@@ -49,8 +49,10 @@ from edge_runtime.ingress.dialects import Dialects
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
+from edge_runtime.ingress.homeassistant import HomeAssistant
 from edge_runtime.ingress.http import DeviceHttp
 from edge_runtime.ingress.iotcore import Names
+from edge_runtime.ingress.iotcore_connection import Profile
 from edge_runtime.ingress.mappings import Rule, mapper
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.ingress.pace import Allowance, Pace
@@ -199,6 +201,7 @@ class Gateway:
             log=_log.warning,
             limits=MqttLimits(max_packet=config.mqtt.max_packet, max_connections=config.mqtt.max_connections),
             apps=self.mqtt_users,
+            iotcore=Profile(iotcore, stamps, clock) if iotcore is not None else None,
         )
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
@@ -296,6 +299,10 @@ class Gateway:
             )
             self.attachment.start()
             stack.push_async_callback(self.attachment.stop)
+        if config.attach.discovery:
+            publish = self.attachment.publish if self.attachment is not None else self.mqtt_users.broker.tell
+            assistant = HomeAssistant(config.attach.discovery, config.gateway.name, self.registry, publish)
+            self.journal.listen(assistant.hear)
         if config.gateway.announce:
             await self._announce(stack)
         self.http_port = 0
@@ -444,7 +451,9 @@ class Gateway:
     def _flows_of(self, manifest: Manifest, version: str) -> list[Flow]:
         # A version is live only with all that it asks for approved; others are only run dry.
         limits = self._limits_of(manifest.app)
-        reach = Reach(Grants.of(manifest.grants), self.secrets.get, self._http_out.of(manifest.app), self.metrics, limits.state)
+        reach = Reach(
+            Grants.of(manifest.grants), self.secrets.get, self._http_out.of(manifest.app), self.metrics, limits.state
+        )
         return [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
 
     def _flow(self, app: str, version: str, trigger: AnyTrigger, reach: Reach) -> Flow:

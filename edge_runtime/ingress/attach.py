@@ -138,10 +138,11 @@ class Attachment:
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        """Send a message to the broker, with QoS 0 since a newer one follows; while there is no connection, nothing."""
+    def publish(self, topic: str, payload: bytes, retain: bool) -> bool:
+        """Send a message to the broker, with QoS 0 since a newer one follows; False while there is no connection."""
         if self.counters.connected:
             self._client.publish(topic, payload, 0, retain)
+        return bool(self.counters.connected)
 
     # In the thread
 
@@ -193,7 +194,7 @@ class Attachment:
         self._say(f"attached to the broker {self._where}")
         group = f"$share/{self._broker.group}/" if self._broker.group else ""
         # What is retained there was said some time ago: it is not an event of now.
-        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        options = SubscribeOptions(qos=1, noLocal=not group, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         if self._filters:
             client.subscribe([(group + name, options) for name in self._filters])
 

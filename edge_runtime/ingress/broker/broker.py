@@ -335,6 +335,17 @@ class Broker:
 
         self._store(changes, entries, stored)
 
+    def tell(self, topic: str, payload: bytes, retain: bool) -> bool:
+        """Publish something of the gateway's own, with QoS 0; False if it is to be kept and there is no room."""
+        message = Message(topic, payload, 0, retain)
+        if not retain:
+            self.announce(message)
+        elif self.retained.has_room(message):
+            self._publish(message, {}, _nobody)
+        else:
+            return False
+        return True
+
     def announce(self, message: Message) -> None:
         """Send a message to those who are connected just now; nothing of it is kept."""
         self._route(message, {}, [], keep=False)
