@@ -284,6 +284,25 @@ async def test_a_begun_message_of_qos_2_is_recognised_after_a_restart(house: App
     assert await receiver.silent()
 
 
+class Coming:
+    """A connection that does nothing."""
+
+    window = 1
+    writable = True
+
+    def publish(self, *_: object, **__: object) -> bool:
+        return True
+
+    def release(self, packet_id: int) -> None:
+        """Nothing."""
+
+    def taken_over(self) -> None:
+        """Nothing."""
+
+    def drop(self, why: str) -> None:
+        """Nothing."""
+
+
 async def test_a_session_ends_with_its_expiry(house: AppHouse) -> None:
     """Section 3.1.2.11.2, and [MQTT-3.1.4-4] for clean start."""
     program = await house.program(clean=False, properties=Properties(session_expiry=10))
@@ -299,6 +318,18 @@ async def test_a_session_ends_with_its_expiry(house: AppHouse) -> None:
     await eventually(lambda: house.apps.counters.connections == 0)
     await house.program(clean=True)
     assert not house.present()
+
+
+async def test_a_client_that_comes_and_goes_leaves_nothing_behind(house: AppHouse) -> None:
+    broker = house.apps.broker
+    for _ in range(1_500):
+        session, _ = broker.enter(Coming(), "u", "c", clean=False, expiry=3600, will=None) or pytest.fail("no room")
+        assert session.link is not None
+        broker.leave(session, session.link, with_will=False)
+    assert len(broker._appointments) <= 1_005
+    house.pass_seconds(3_601)
+    assert not broker.sessions
+    assert not broker._appointments
 
 
 async def test_message_expiry(house: AppHouse) -> None:

@@ -30,6 +30,20 @@ Settle = Callable[[int | None], None]
 SYS = "$SYS/broker/"
 
 
+class _Appointment(msgspec.Struct, order=True):
+    """Something that is to happen to a session unless its client comes back before."""
+
+    moment: int
+    order: int
+    session: Session
+    mark: int
+    what: Callable[[], None]
+
+    def holds(self) -> bool:
+        """Whether nothing has come between."""
+        return self.session.ends == self.mark and self.session.link is None
+
+
 class Broker:
     """All sessions and what they share. Made with `await Broker.open(...)`."""
 
@@ -45,7 +59,7 @@ class Broker:
         self.events: Callable[[Message, Callable[[bool], None]], bool] | None = None
         """Makes an event of a message and says whether it became durable; False, and no word, for one that is none."""
         self.sessions: dict[str, Session] = {}
-        self._appointments: list[tuple[int, int, Callable[[], None]]] = []
+        self._appointments: list[_Appointment] = []
         self._order = itertools.count()
         self._queued = 0
         self._shared_turns = itertools.count()
@@ -457,19 +471,20 @@ class Broker:
     # Time
 
     def _appoint(self, delay: int, session: Session, what: Callable[[], None]) -> None:
-        mark = session.ends
-
-        def come() -> None:
-            if session.ends == mark and session.link is None:
-                what()
-
-        heapq.heappush(self._appointments, (self.clock.monotonic() + max(0, delay), next(self._order), come))
+        appointments = self._appointments
+        if len(appointments) > 1_000 + 4 * len(self.sessions):  # of clients that come and go, most are void
+            appointments[:] = [found for found in appointments if found.holds()]
+            heapq.heapify(appointments)
+        moment = self.clock.monotonic() + max(0, delay)
+        heapq.heappush(appointments, _Appointment(moment, next(self._order), session, session.ends, what))
 
     def tick(self) -> None:
         """Let what is due happen; called every second."""
         now = self.clock.monotonic()
-        while self._appointments and self._appointments[0][0] <= now:
-            heapq.heappop(self._appointments)[2]()
+        while self._appointments and self._appointments[0].moment <= now:
+            due = heapq.heappop(self._appointments)
+            if due.holds():
+                due.what()
         for topic in self.retained.expired(self.clock.now()):
             self.retained.set(Message(topic, b""))
             self.store.later(RETAINED + topic, "m")
