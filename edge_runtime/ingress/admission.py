@@ -12,7 +12,7 @@ from enum import Enum
 from functools import partial
 
 from devices.registry import Registry
-from devices.twin import Twin, reported
+from devices.twin import Content, Twin, reported
 from edge_runtime import wire
 from edge_runtime.clock import TRUSTED_AFTER, Clock
 from edge_runtime.errors import EdgeError, StorageError, WireError
@@ -222,6 +222,15 @@ class Admission:
             self.submit_dead(device, str(error), payload, topic, settle)
             return
         self._in_time(self._change(self.twin.report(device, content), device, payload, topic, settle))
+
+    def submit_content(self, device: str, content: Content, topic: str, settle: Settle) -> None:
+        """Keep a state that came without our form as the device's newest."""
+        self._last_seen[device] = self._clock.now()
+        self._in_time(self._change(self.twin.report(device, content), device, content.data, topic, settle))
+
+    def submit_taken(self, device: str, version: int) -> None:
+        """Keep that the device has taken a version of its configuration; nobody is told."""
+        self._in_time(self._change(self.twin.acknowledge(device, version), device, b"", "", lambda _verdict: None))
 
     def submit_config_ack(self, device: str, payload: bytes, topic: str, settle: Settle) -> None:
         """Decode what the device says of a version of its configuration, and keep it."""

@@ -17,6 +17,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,6 +35,9 @@ from edge_runtime.ingress.websocket import WebSocket
 from edge_runtime.ingress.wheel import Wheel
 from edge_runtime.journal.records import Command
 from edge_runtime.throttle import SECOND, ThrottledLog
+
+if TYPE_CHECKING:
+    from edge_runtime.ingress.iotcore_connection import Profile
 
 Peer = Connection | AppConnection
 
@@ -78,12 +82,15 @@ class MqttFrontDoor:
         log: Callable[[str], None],
         limits: MqttLimits | None = None,
         apps: Apps | None = None,
+        iotcore: Profile | None = None,
     ) -> None:
         """`security` and `log` take lines of the security and the operations log; both are throttled here.
 
-        `apps` is the profile for programs; without it only devices are let in.
+        `apps` is the profile for programs, `iotcore` that of boards written for Google IoT Core; without them only
+        devices of our own are let in.
         """
         self.apps = apps
+        self.iotcore = iotcore
         self.admission = admission
         self.registry = registry
         self.clock = clock
@@ -207,7 +214,8 @@ class MqttFrontDoor:
         if self._until:
             now = self.clock.now()
             for connection in [connection for connection, until in self._until.items() if now >= until]:
-                connection.drop("its key or JWT has expired")
+                del self._until[connection]
+                connection.outlived(now)
         for certificates in self._certificates:
             if said := certificates.tick():
                 self.log(said)
@@ -222,7 +230,7 @@ class MqttFrontDoor:
     def _device_changed(self, device: str) -> None:
         connection = self._devices.get(device)
         if connection is not None:
-            connection.drop("the device was blocked or removed, or has lost a key")
+            connection.release(device, "the device was blocked or removed, or has lost a key")
 
     # What connections tell
 
@@ -252,19 +260,41 @@ class MqttFrontDoor:
     def entered(self, connection: Connection, login: Login) -> None:
         """A device has shown its key; it has one connection, the newest ([MQTT-3.1.4-2])."""
         device = login.device
-        if login.until:
-            self._until[connection] = login.until
+        self.ends(connection, login.until)
         self.counters.accepted += 1
         self._strangers.pop(connection, None)
         self.registry.last_seen[device] = self.clock.now()
         old = self._devices.get(device)
         if old is not None:
-            old.drop(f"the device connected again, as {connection.name}")
+            old.release(device, f"the device connected again, as {connection.name}")
         self._devices[device] = connection
+
+    def ends(self, connection: Connection, until: int) -> None:
+        """Have `outlived` of a connection called at a moment of the wall clock, or sooner; 0 for never."""
+        if until:
+            self._until[connection] = min(until, self._until.get(connection, until))
+
+    def attached(self, connection: Connection, login: Login) -> None:
+        """A connection speaks for one more device."""
+        old = self._devices.get(login.device)
+        if old is not None and old is not connection:
+            old.release(login.device, f"the device was attached to {connection.name}")
+        self._devices[login.device] = connection
+        self.ends(connection, login.until)
+        self.registry.last_seen[login.device] = self.clock.now()
+
+    def detached(self, connection: Connection, device: str) -> None:
+        """A connection speaks for a device no more."""
+        if self._devices.get(device) is connection:
+            del self._devices[device]
 
     def handed_over(self, connection: Connection, heir: AppConnection) -> None:
         """A connection turned out to be a program's."""
         self.counters.accepted += 1
+        self.replaced(connection, heir)
+
+    def replaced(self, connection: Connection, heir: Peer) -> None:
+        """A connection goes on as another object."""
         self._strangers.pop(connection, None)
         self.wheel.remove(connection)
         self._connections.discard(connection)
@@ -300,7 +330,7 @@ class MqttFrontDoor:
     def _configured(self, device: str) -> None:
         connection = self._devices.get(device)
         if connection is not None:
-            connection.configure()
+            connection.configured(device)
 
     def left(self, connection: Peer, device: str) -> None:
         """A connection is gone."""

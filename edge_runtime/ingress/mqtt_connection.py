@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from devices.registry import Login
+from edge_runtime.errors import WireError
 from edge_runtime.events import DEVICE, NAME
 from edge_runtime.ingress.admission import Settle, Verdict
 from edge_runtime.ingress.app_connection import AppConnection
@@ -18,6 +19,7 @@ from edge_runtime.journal.records import Command
 from edge_runtime.proto import mqtt
 
 if TYPE_CHECKING:
+    from edge_runtime.ingress.iotcore_connection import Profile
     from edge_runtime.ingress.mqtt import MqttFrontDoor
 
 ROUTES = 64
@@ -109,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._peer = ""
         self._patience = 0
         self._heard = 0
-        self._heir: AppConnection | None = None
+        self._heir: AppConnection | Connection | None = None
         self._mute = False
         self._paused = False
         self._writing_paused = False
@@ -129,6 +131,11 @@ class Connection(asyncio.Protocol):
         return f"'{self._device}' ({self._peer})" if self._device else self._peer
 
     # asyncio.Protocol
+
+    @property
+    def writable(self) -> bool:
+        """Whether something can be sent to the device just now."""
+        return self._state == _OPEN and not self._mute and not self._writing_paused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
@@ -185,6 +192,14 @@ class Connection(asyncio.Protocol):
         ):
             self._pause()  # until `settled` finds that there is room again
 
+    def take(self, packet: mqtt.Packet | mqtt.ProtocolViolation) -> None:
+        """A packet that came in one segment with the CONNECT, which another connection has read."""
+        if self._state == _OPEN:
+            if type(packet) is mqtt.Publish:
+                self._publish(packet, self._door.clock.monotonic())
+            else:
+                self._control(packet)
+
     # What the device sends
 
     def _publish(self, packet: mqtt.Publish, now: int) -> None:
@@ -193,7 +208,7 @@ class Connection(asyncio.Protocol):
         door = self._door
         if route is None:
             door.counters.trespasses += 1
-            door.security(f"device {self.name} published on {_shown(topic)}, outside {self._tree}; connection closed")
+            door.security(f"device {self.name} published on {shown(topic)}, outside {self._tree}; connection closed")
             self._close()
             return
         payload = packet.payload
@@ -272,6 +287,9 @@ class Connection(asyncio.Protocol):
         if packet.properties.authentication_method is not None:
             self._refuse(packet, mqtt.Reason.BAD_AUTHENTICATION_METHOD, name, "extended authentication is not offered")
             return
+        if door.iotcore is not None and packet.client_id.startswith("projects/"):
+            self._connect_iotcore(packet, door.iotcore)
+            return
         if name is not None and key is not None and door.apps is not None and door.apps.lets_in(name, key):
             self._hand_over(packet)
             return
@@ -285,13 +303,44 @@ class Connection(asyncio.Protocol):
             return
         else:
             login = door.registry.login(name, key)
-        device = login.device
+        if not login.refused and login.profile == "iotcore":
+            login = Login(login.device, "its profile is 'iotcore': its client id is to be projects/P/locations/...")
+        if self._may_enter(packet, login):
+            self.entered(packet, login)
+
+    def _connect_iotcore(self, packet: mqtt.Connect, profile: Profile) -> None:
+        """The client id is the name, whatever the user name says, and the password a JWT."""
+        try:
+            device = profile.names.device(packet.client_id)
+        except WireError as error:
+            self._refuse(packet, mqtt.Reason.BAD_CREDENTIALS, packet.client_id, str(error))
+            return
+        login = self._door.registry.login(device, packet.password or b"")
+        if not login.refused and login.profile != "iotcore":
+            login = Login(device, f"its profile is '{login.profile}', not 'iotcore'")
+        if self._may_enter(packet, login):
+            door, transport = self._door, self._transport
+            assert transport is not None
+            heir = self._heir = profile.connection(door)
+            heir._transport, heir._machine, heir._peer = transport, self._machine, self._peer
+            self._state = _HANDED_OVER
+            self._transport = None
+            door.replaced(self, heir)
+            transport.set_protocol(heir)
+            heir.entered(packet, login)
+
+    def _may_enter(self, packet: mqtt.Connect, login: Login) -> bool:
         if login.refused:
-            self._refuse(packet, mqtt.Reason.NOT_AUTHORISED, name or device, login.refused)
-            return
+            self._refuse(packet, mqtt.Reason.NOT_AUTHORISED, login.device, login.refused)
+            return False
         if packet.version != 4:
-            self._refuse(packet, mqtt.Reason.UNSUPPORTED_VERSION, device, "devices speak MQTT 3.1.1")
-            return
+            self._refuse(packet, mqtt.Reason.UNSUPPORTED_VERSION, login.device, "devices speak MQTT 3.1.1")
+            return False
+        return True
+
+    def entered(self, packet: mqtt.Connect, login: Login) -> None:
+        """The device has shown its key."""
+        door, device = self._door, login.device
         self._device = device
         self._tree = f"/devices/{device}/"
         self._subscriptions = Subscriptions(self._tree)
@@ -321,7 +370,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, packet: mqtt.Connect, reason: int, device: str | None, why: str) -> None:
         door = self._door
         door.counters.failed_logins += 1
-        door.security(f"refused {'a client' if device is None else _shown(device)} from {self._peer}: {why}")
+        door.security(f"refused {'a client' if device is None else shown(device)} from {self._peer}: {why}")
         code = _CODES.get(reason, mqtt.ConnectCode.NOT_AUTHORISED)
         self.send(mqtt.connack(code) if packet.version == 4 else mqtt.version5.connack(reason))
         delay = door.delay_of_refusal(self, self._peer.rpartition(":")[0])
@@ -343,7 +392,7 @@ class Connection(asyncio.Protocol):
             if not self._subscriptions.allows(pattern):
                 door.counters.trespasses += 1
                 door.security(
-                    f"device {self.name} wanted to subscribe to {_shown(pattern)}, outside {self._tree}; refused"
+                    f"device {self.name} wanted to subscribe to {shown(pattern)}, outside {self._tree}; refused"
                 )
             elif code != REFUSED:
                 listening = listening or self._subscriptions.listens(pattern)
@@ -414,6 +463,10 @@ class Connection(asyncio.Protocol):
         self._config_due = False
         if self._subscriptions.config_qos() is not None:
             self._door.bring_config(self, self._device)
+
+    def configured(self, device: str) -> None:
+        """There is a newer configuration for `device`."""
+        self.configure()
 
     def deliver_config(self, version: int, content: Any) -> None:
         """The newest configuration has been read; it goes out now, or as soon as there is room for it."""
@@ -491,6 +544,14 @@ class Connection(asyncio.Protocol):
         self._door.log(f"the connection of {self.name} was closed: {why}")
         self._close()
 
+    def release(self, device: str, why: str) -> None:
+        """The connection is not to speak for `device` any more."""
+        self.drop(why)
+
+    def outlived(self, now: int) -> None:
+        """The moment that was given to `MqttFrontDoor.ends` has come."""
+        self.drop("its key or JWT has expired")
+
     def wind_up(self) -> None:
         """The gateway stops: read no more, acknowledge what is being stored, then close."""
         if self._waiting and self._state == _OPEN:
@@ -515,6 +576,6 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Text of a stranger, fit for one line of a log."""
     return ascii(text if len(text) <= 80 else text[:80] + "...")
