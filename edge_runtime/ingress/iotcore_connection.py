@@ -47,7 +47,7 @@ class Profile:
         self.names = names
         self.stamps = stamps
         self.pace = Pace(clock, lambda _: Allowance(iotcore.EVENTS_PER_SECOND, iotcore.BYTES_PER_SECOND, SECOND))
-        self.state_pace = Pace(clock, lambda _: Allowance(iotcore.STATES_PER_SECOND, 0, 0))
+        self.state_pace = Pace(clock, lambda _: Allowance(iotcore.STATES_PER_SECOND, 0, SECOND))
 
     def connection(self, door: MqttFrontDoor) -> IotCoreConnection:
         """One more."""
