@@ -11,6 +11,8 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
 from devices.authority import Authority, is_outside, own_names, renew_apart
@@ -601,6 +603,7 @@ class Gateway:
             jail=self._jail(),
             mqtt_more=self.mqtt_more,
             broker=figures(self.mqtt_users.counters),
+            attached=msgspec.structs.asdict(self.attachment.counters) if self.attachment is not None else {},
             skewed=self.admission.skews.off(),
             coap=f"{self.config.coap.host}:{self.coap_port}" if self.coap is not None else "",
             coap_door=instrumentation.coap_door(self.coap) if self.coap is not None else {},

@@ -171,6 +171,12 @@ def status(
             f" p99 {serial['p99'] / 1e3:.2f} ms), {serial['damaged']} pieces damaged, {serial['repeats']} repeated,"
             f" {serial['dead']} dead, {serial['refused']} put off, {serial['failed_logins']} failed logins"
         )
+    if found.attached:
+        there = found.attached
+        out.print(
+            f"Broker that is there already: {'attached' if there['connected'] else '[red]not connected[/]'},"
+            f" {there['messages']} messages, {there['acknowledged']} acknowledged"
+        )
     if found.coap:
         coap = found.coap_door
         out.print(
