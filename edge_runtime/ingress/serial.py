@@ -39,7 +39,7 @@ STOP_TIMEOUT = 5.0
 class SerialLimits(msgspec.Struct, frozen=True):
     """Bounds on what comes."""
 
-    max_message: int = 64 << 10
+    max_message: int = 256 << 10
     """Bytes of a message; a larger one becomes a dead letter with its beginning."""
 
 

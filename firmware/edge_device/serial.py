@@ -33,8 +33,8 @@ _LAST = const(2)
 
 _FRAGMENT = const(240)
 _LARGEST = const(256)  # between two zeros
-_REPEAT = const(500)
-_REPEAT_MOST = const(4000)
+_REPEAT = const(250)  # a frame of 256 bytes and its answer take 25 ms at 115,200 baud; a commit may take longer
+_REPEAT_MOST = const(2000)
 
 _REFUSALS = {1: "it speaks another version", 2: "it does not know this device, or the key is wrong"}
 _REASONS = {1: "it cannot store", 2: "the device is connected elsewhere", 3: "it stops", 4: "the device was changed"}
