@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
         payload = packet.payload
         size = len(payload) + OVERHEAD
         if packet.packet_id:
-            self._debt = door.admission.pace.spend(self._device, len(payload))
+            self._debt = door.admission.pace.spend(self._device, len(payload), now)
         elif not door.admission.pace.take_or_drop(self._device, len(payload)):
             door.counters.messages += 1
             door.counters.throttled += 1

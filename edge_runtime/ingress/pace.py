@@ -54,15 +54,21 @@ class Pace:
         self._allowance_of = allowance_of or _unlimited
         self._buckets: dict[str, _Buckets] = {}
 
-    def spend(self, device: str, size: int) -> int:
-        """Count a message of `size` bytes that is taken in any case.
+    def spend(self, device: str, size: int, now: int = 0) -> int:
+        """Count a message of `size` bytes that is taken in any case; `now` is the monotonic time, if it is at hand.
 
         Returns for how many microseconds the device is not to be heard, until there is room for a message again.
         """
-        now = self._monotonic()
-        buckets = self._of(device)
-        self._count(buckets, size, now)
-        return int(max(0, buckets.full - now - buckets.burst, buckets.full_of_bytes - now - buckets.burst))
+        now = now or self._monotonic()
+        buckets = self._buckets.get(device) or self._of(device)
+        # Written out: this is done for every message.
+        full, of_bytes = buckets.full, buckets.full_of_bytes
+        buckets.full = full = (full if full > now else now) + buckets.per_message
+        buckets.full_of_bytes = of_bytes = (of_bytes if of_bytes > now else now) + size * buckets.per_byte
+        brim = now + buckets.burst
+        if full <= brim and of_bytes <= brim:
+            return 0
+        return int(max(full, of_bytes) - brim)
 
     def take(self, device: str, size: int) -> bool:
         """Count a message if there is room for it; False if it is not to be taken."""
