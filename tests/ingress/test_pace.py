@@ -20,6 +20,7 @@ from edge_runtime.ingress.admission import Admission, Verdict
 from edge_runtime.ingress.boots import Boots
 from edge_runtime.ingress.pace import SECOND, Allowance, Pace
 from edge_runtime.ingress.skew import Skews
+from edge_runtime.journal import seen
 from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import DeadLetter, Device
 from edge_runtime.wire import Envelope, Reading
@@ -176,6 +177,19 @@ async def test_events_of_one_boot_too_many_are_dead_letters_and_acknowledged() -
     assert isinstance(letter, DeadLetter)
     assert letter.reason == "boots"
     assert letter.event is not None
+
+
+async def test_random_sequences_are_told_as_dead_letters() -> None:
+    clock = ManualClock(NOW)
+    journal = MemoryJournal()
+    admission = await Admission.open(journal, await Registry.open(journal, clock), clock, print)
+    verdicts: list[Verdict] = []
+    for n in range(seen.MAX_INTERVALS + 1):
+        admission.submit_decoded("d", Envelope(b"8 bytes.", [Reading(7 * n, "k", None, 0, n)]), verdicts.append)
+        await asyncio.sleep(0)
+    await eventually(lambda: len(verdicts) == seen.MAX_INTERVALS + 1)
+    assert verdicts[-1] is Verdict.DEAD
+    assert set(verdicts[:-1]) == {Verdict.ACCEPTED}
 
 
 # Clocks

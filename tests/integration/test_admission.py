@@ -96,6 +96,10 @@ async def test_a_flood_waits_and_the_others_do_not(tmp_path: Path) -> None:
         calm.send(event_packet(0, device="calm"))
         assert (await calm.receive())[:2] == b"\x40\x02"
         assert gateway.status().door.slowed >= 1
+        rows = {row.device: row for row in gateway.devices()}
+        assert (rows["calm"].skew, gateway.status().skewed["flood"]) == (None, rows["flood"].skew)
+        detail = await gateway.inventory.detail("flood")
+        assert detail.skew == rows["flood"].skew
     finally:
         for each in clients:
             each.close()
