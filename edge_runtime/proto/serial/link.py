@@ -399,10 +399,12 @@ class GatewayLink:
     def tick(self, now: int) -> Iterator[Happening]:
         """Do what is due; the happenings must all be drawn."""
         if self._came is not None and now >= self._came + QUIET:
-            self._came = None  # half a frame may wait for ever: it is small
+            self._came = None
             text = self._reader.quiet()
             if text:
                 yield Text(text.decode("utf-8", "replace"))
+            else:
+                self.counters.damaged += 1
         if self.device:
             if now >= self._heard + self._patience:
                 yield from self._end("nothing was heard for too long")

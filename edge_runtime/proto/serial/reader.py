@@ -36,9 +36,9 @@ class Reader:
 
     def quiet(self) -> bytes:
         """Nothing more comes for now: the text that has come, if it is some."""
-        if self._skipping or not is_text(self._buffer):
-            return b""
-        text = bytes(self._buffer)
+        text = bytes(self._buffer) if is_text(self._buffer) else b""
+        # Half a frame that nothing follows is given up: its end, much later, would make an old frame whole.
+        self._skipping = not text
         self._buffer.clear()
         return text
 
