@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CHUNK = 4096
 UNSENT = 1024
 """Bytes that a line has not taken, beyond which it is not read: each frame read may want an answer."""
+LONGEST_REST = 3_000_000
+"""Microseconds that a board which is faster than its pace is not read at a time: less than it waits for an answer."""
 LINE = 200
 """Characters of a board's line in the log."""
 CONFIG = b"config"
@@ -61,6 +63,7 @@ class SerialPort:
         self._out = bytearray()
         self._reading = self._writing = False
         self._config_due = False
+        self._resting = False
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -150,7 +153,7 @@ class SerialPort:
 
     def _hold(self) -> None:
         if not self._door.stopping:
-            self._read(len(self._out) <= UNSENT)
+            self._read(len(self._out) <= UNSENT and not self._resting)
 
     def pump(self) -> None:
         """Send what there is to send, and be back when the link wants it."""
@@ -160,10 +163,9 @@ class SerialPort:
         now = self._door.clock.monotonic()
         self._link.flush(now)
         self._out += self._link.take()
-        if self._writing:
-            self._hold()
-        elif self._out and not self._flush():
+        if self._out and not self._writing and not self._flush():
             return
+        self._hold()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -249,6 +251,10 @@ class SerialPort:
         door = self._door
         door.counters.messages += 1
         self.storing += 1
+        rest = door.admission.pace.spend(self.device, message.size)
+        if rest and not self._resting:
+            self._resting = True
+            self._loop.call_later(min(rest, LONGEST_REST) / 1e6, self._rested)
         topic = f"/devices/{self.device}/{message.topic}"
         settle = partial(self._settled, message.ticket, door.clock.monotonic())
         if message.size > len(message.payload):
@@ -256,6 +262,11 @@ class SerialPort:
             door.admission.submit_dead(self.device, why, message.payload, topic, settle)
         else:
             self._route(message.topic)(message.payload, topic, settle)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._opened is not None:
+            self._hold()
 
     def _route(self, topic: str) -> Callable[[bytes, str, Settle], None]:
         admission, device = self._door.admission, self.device

@@ -17,6 +17,7 @@ import cbor2
 import pytest
 
 from edge_runtime.errors import StorageError
+from edge_runtime.ingress.pace import Allowance, Pace
 from edge_runtime.ingress.serial_find import SerialRule, find, why_not
 from edge_runtime.proto.serial import frames
 from hil.faulty_line import FaultyLine
@@ -328,6 +329,19 @@ async def test_a_line_that_takes_nothing_is_read_no_more(house: SerialHouse) -> 
     await eventually(listens_again)
     assert len(heard) > 1024
     port.close()
+
+
+async def test_a_board_faster_than_its_pace_is_not_read_for_a_while(house: SerialHouse, board: MakeBoard) -> None:
+    house.door.admission.pace = Pace(house.clock, lambda device: Allowance(rate=20, burst=50_000))
+    one = await board()
+    await eventually(lambda: house.listening == ["d"])
+    port = next(iter(house.door._ports.values()))
+    one.waiting = [event(n) for n in range(8)]
+    begun = house.clock.monotonic()
+    await eventually(lambda: not port._reading)
+    await eventually(lambda: len(one.acknowledged) == 8)
+    assert house.clock.monotonic() - begun > 200_000, "8 events, of which 2 at once and then 20 a second"
+    assert [e.seq for e in house.events] == list(range(8))
 
 
 async def test_why_a_port_cannot_be_opened_is_said_once(house: SerialHouse) -> None:
