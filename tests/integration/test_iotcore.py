@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from paho.mqtt.enums import CallbackAPIVersion
 
+from devices.authority import Authority
 from devices.twin import BYTES, Content
+from edge_runtime.clock import SystemClock
 from hil.unix_board import find_micropython
 from tests.integration.test_gateway import Site
 
@@ -45,14 +49,18 @@ def hot(event, ctx):
 class Sample:
     """A board in the manner of the retired service's samples: what a person would have had, to the call."""
 
-    def __init__(self, port: int, device: str, private_key: Any, algorithm: str) -> None:
+    def __init__(
+        self, port: int, device: str, private_key: Any, algorithm: str, ca: str = "", transport: Any = "tcp"
+    ) -> None:
         self.device = device
         self.messages: list[tuple[str, bytes, int]] = []
         self.connected, self.heard = threading.Event(), threading.Event()
         self.disconnected = threading.Event()
         client_id = f"projects/farm/locations/us-east1/registries/greenhouses/devices/{device}"
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, transport=transport)
         self.client.username_pw_set(username="unused", password=create_jwt("farm", private_key, algorithm))
+        if ca:
+            self.client.tls_set(ca_certs=ca, tls_version=ssl.PROTOCOL_TLS_CLIENT)
         self.client.on_connect = self._on_connect
         self.client.on_message = self._on_message
         self.client.on_disconnect = lambda *_: self.disconnected.set()
@@ -135,6 +143,34 @@ async def test_a_sample_client_works_unmodified(site: Site, algorithm: str) -> N
         while (await twin.index("bench-1")).acknowledged != 1:
             await asyncio.sleep(0.005)
     await site.until("command-end", lambda ends: len(ends) == 1)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "websockets"])
+async def test_a_sample_client_over_tls(tmp_path: Path, transport: str) -> None:
+    authority = Authority(tmp_path / "data/ca")
+    now = SystemClock().now()
+    authority.make("test", now)
+    authority.renew(["127.0.0.1"], now, look=True)
+    site = Site(tmp_path, EXTRA)
+    listen = {"tls_listen": "127.0.0.1:0", "websocket_tls_listen": "127.0.0.1:0"}
+    site.config = msgspec.structs.replace(site.config, mqtt=msgspec.structs.replace(site.config.mqtt, **listen))
+    await site.start()
+    try:
+        key = ec.generate_private_key(ec.SECP256R1())
+        await add(site, "bench-1", key)
+        await site.gateway.door.admission.twin.set_config("bench-1", Content(BYTES, b"every=5"))
+        scheme = "mqtts" if transport == "tcp" else "wss"
+        (address,) = [text for text in site.gateway.mqtt_more if text.startswith(f"{scheme}:")]
+        port, ca = int(address.rpartition(":")[2]), str(authority.certificate)
+        board = await asyncio.to_thread(Sample, port, "bench-1", key, "ES256", ca, transport)
+        try:
+            assert await board.until("/devices/bench-1/config") == b"every=5"
+            await board.publish("/devices/bench-1/events", "over TLS")
+        finally:
+            await asyncio.to_thread(board.close)
+        assert [line.data["payload"] for line in await site.lines("event")] == ["over TLS"]
+    finally:
+        await site.stop()
 
 
 async def test_a_gateway_sample_attaches_boards_behind_it(site: Site) -> None:
