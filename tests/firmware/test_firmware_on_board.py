@@ -80,7 +80,7 @@ def results(machine: str, folder: Path, module: str) -> dict[str, str]:
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """For each kind of MicroPython a folder with the firmware, the checks and the vectors."""
     folders = {machine: tmp_path_factory.mktemp(machine) for machine in MACHINES}
-    names = ("events", "replies", "commands")
+    names = ("events", "replies", "commands", "serial")
     vectors = "".join(f"{n} = {_literal(json.loads((VECTORS / f'{n}.json').read_text('utf-8')))}\n" for n in names)
     for folder in folders.values():
         shutil.copytree(firmware_folder() / "edge_device", folder / "lib" / "edge_device")
