@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from edge_runtime.ingress.admission import Verdict
 from edge_runtime.ingress.http import DeviceHttp
 from tests.ingress.mqtt_house import event_payload
 from tests.integration.test_gateway import GOOD, Site
+from tests.integration.test_kill import Gateway
 
 EXTRA = '[http]\nlisten = "127.0.0.1:0"\ndevices = true\n[iotcore]\nproject = "p"\nregion = "l"\nregistry = "r"\n'
 BRIDGE = "/v1/projects/p/locations/l/registries/r/devices/d"
@@ -269,3 +272,56 @@ async def test_curl_publishes_as_the_retired_documentation_said(board: Board, tm
     assert (process.returncode, out) == (0, b"{}")
     ((kind, data),) = await board.events()
     assert (kind, data["payload"]) == ("hello", "Hello")
+
+
+class HttpGateway(Gateway):
+    """A gateway's process that also listens for HTTP, on the same port over all its lives."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.http_port: int = probe.getsockname()[1]
+        with (folder / "edge.toml").open("a") as file:
+            file.write(f'\n[http]\nlisten = "127.0.0.1:{self.http_port}"\ndevices = true\n')
+
+
+async def send_until(client: httpx.AsyncClient, stop: asyncio.Event, accepted: list[int]) -> None:
+    """One event after the other, each again until it is accepted."""
+    while not stop.is_set():
+        seq = len(accepted)
+        with contextlib.suppress(httpx.HTTPError):
+            answer = await client.post(f"/devices/d/events/climate?boot={'ab' * 8}&seq={seq}", json={"n": seq})
+            if answer.status_code == 202:
+                accepted.append(seq)
+                continue
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout(200)
+async def test_kill_9_takes_nothing_away_that_was_answered_with_202(tmp_path: Path) -> None:
+    gateway = HttpGateway(tmp_path)
+    await gateway.start()
+    try:
+        key = (await asyncio.to_thread(gateway.api.add_device, "d")).key
+        accepted: list[int] = []
+        stop = asyncio.Event()
+        headers = {"authorization": f"Bearer {key}"}
+        base = f"http://127.0.0.1:{gateway.http_port}"
+        async with httpx.AsyncClient(base_url=base, headers=headers, timeout=10) as client:
+            sending = asyncio.create_task(send_until(client, stop, accepted))
+            for _ in range(3):
+                goal = len(accepted) + 50
+                async with asyncio.timeout(60):
+                    while len(accepted) < goal:
+                        await asyncio.sleep(0.003)
+                await gateway.kill()
+                await gateway.start()
+            stop.set()
+            await sending
+        lines = await asyncio.to_thread(lambda: list(gateway.api.tail(-1, follow=False)))
+        numbers = [line.data["n"] for line in lines if line.type == "event"]
+        assert set(accepted) <= set(numbers), "what was answered with 202 is lost"
+        assert numbers == sorted(set(numbers)), "an event is there twice, or out of order"
+    finally:
+        await gateway.kill()
