@@ -241,7 +241,7 @@ def test_schemas_and_mappings_have_names_of_their_own() -> None:
         ('[mappings.own.x]\ntopic = "a"\nkind = "b"\nfields = 3', "'mappings.own.x.fields' is 3: expected a table"),
         ('[attach]\nurl = "http://x"', "'attach.url' is wrong: expected a URL such as"),
         ('[attach]\nurl = "mqtt://u:secret@x"', "'attach.url' is wrong: a URL with a password"),
-        ('[admission]\nburst = "1ms"', "'admission.burst' is \"1ms\": expected a duration from \"1s\" to \"1h\""),
+        ('[admission]\nburst = "1ms"', '\'admission.burst\' is "1ms": expected a duration from "1s" to "1h"'),
     ],
 )
 def test_what_is_wrong_about_admission_is_said(text: str, message: str) -> None:

@@ -170,7 +170,7 @@ def test_a_certificate_of_the_gateways_own_ca(gateway: Gateway, tmp_path: Path) 
 
 
 def test_there_and_back_again(gateway: Gateway, tmp_path: Path) -> None:
-    key = gateway.json("device", "add", "gh-moves", "--tag", "bay=1", "--profile", "iotcore")["key"]
+    key = gateway.json("device", "add", "gh-moves", "--tag", "bay=1")["key"]
     gateway.says("device", "key", "add", "gh-moves", "--oscore")
     exported = gateway.says("device", "export")
     assert key not in exported
