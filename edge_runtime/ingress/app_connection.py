@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_runtime.ingress.broker.broker import Settle, in_devices
-from edge_runtime.ingress.broker.message import FOR_EVER, Message, published
+from edge_runtime.ingress.broker.broker import Settle
+from edge_runtime.ingress.broker.message import FOR_EVER, Message, in_devices, published
 from edge_runtime.ingress.broker.session import Session
-from edge_runtime.ingress.broker.store import SESSION, Changes, kept
+from edge_runtime.ingress.broker.store import SESSION, Changes, begun_name, kept
 from edge_runtime.ingress.broker.users import RESPONSES
 from edge_runtime.proto import mqtt
 from edge_runtime.proto.mqtt import Reason, version5
@@ -117,7 +117,7 @@ class AppConnection(asyncio.Protocol):
         if packet.will is not None and not self._may_publish(packet.will.topic):
             self._refuse(Reason.NOT_AUTHORISED, mqtt.ConnectCode.NOT_AUTHORISED, "no permission for its will's topic")
             return
-        entered = self._broker.enter(
+        entered = self._broker.sessions.enter(
             self, self.user, self._client_id, clean=packet.clean_session, expiry=expiry, will=packet.will
         )
         if entered is None:
@@ -145,7 +145,7 @@ class AppConnection(asyncio.Protocol):
             server_keep_alive=server_keep_alive,
             response_information=f"{RESPONSES}/{self.user}/" if properties.request_response_information else None,
         )
-        self._broker.keep(session, partial(self._entered, session, present, answer))
+        self._broker.sessions.keep(session, partial(self._entered, session, present, answer))
 
     def _entered(self, session: Session, present: bool, answer: Properties, stored: bool) -> None:
         if self._closing:
@@ -241,7 +241,7 @@ class AppConnection(asyncio.Protocol):
         if qos == 2:
             session.incoming.add(identity)
             if session.persistent:
-                changes[SESSION + session.key] = {f"i{identity}": kept(1)}
+                changes[SESSION + session.key] = {begun_name(identity): kept(1)}
         if in_devices(topic):
             settle = partial(self._commanded, topic, settle)
             expiry = properties.message_expiry
@@ -404,7 +404,7 @@ class AppConnection(asyncio.Protocol):
             self._violated("a DISCONNECT asks for a session after a CONNECT that wanted none", Reason.PROTOCOL_ERROR)
             return
         if expiry is not None:
-            self._broker.change_expiry(session, expiry)
+            self._broker.sessions.change_expiry(session, expiry)
         self._with_will = packet.reason == Reason.WITH_WILL  # [MQTT-3.14.4-3]
         self._close()
 
@@ -545,4 +545,4 @@ class AppConnection(asyncio.Protocol):
     def _gone(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._broker.leave(session, self, with_will=self._with_will)
+            self._broker.sessions.leave(session, self, with_will=self._with_will)

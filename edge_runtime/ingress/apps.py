@@ -63,7 +63,7 @@ class Apps:
     async def remove(self, name: str) -> None:
         """Forget a user: its connections are closed, and its sessions end."""
         await self.broker.users.remove(name)
-        for session in self.broker.drop_user(name):
+        for session in self.broker.sessions.end_of(name):
             if session.link is not None:
                 session.link.drop("its user was removed")
 
@@ -72,7 +72,7 @@ class Apps:
         return [self._row(user) for user in self.broker.users.all()]
 
     def _row(self, user: User) -> UserRow:
-        links = sum(s.link is not None for s in self.broker.sessions.values() if s.user == user.name)
+        links = sum(session.link is not None for session in self.broker.sessions.of(user.name))
         return UserRow(user.name, user.created, user.publish, user.subscribe, links)
 
     def tick(self) -> None:

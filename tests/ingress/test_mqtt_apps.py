@@ -323,13 +323,14 @@ async def test_a_session_ends_with_its_expiry(house: AppHouse) -> None:
 async def test_a_client_that_comes_and_goes_leaves_nothing_behind(house: AppHouse) -> None:
     broker = house.apps.broker
     for _ in range(1_500):
-        session, _ = broker.enter(Coming(), "u", "c", clean=False, expiry=3600, will=None) or pytest.fail("no room")
+        entered = broker.sessions.enter(Coming(), "u", "c", clean=False, expiry=3600, will=None)
+        session, _ = entered or pytest.fail("no room")
         assert session.link is not None
-        broker.leave(session, session.link, with_will=False)
-    assert len(broker._appointments) <= 1_005
+        broker.sessions.leave(session, session.link, with_will=False)
+    assert len(broker.appointments) <= 1_005
     house.pass_seconds(3_601)
     assert not broker.sessions
-    assert not broker._appointments
+    assert not broker.appointments
 
 
 async def test_message_expiry(house: AppHouse) -> None:

@@ -80,6 +80,11 @@ def published(
     )
 
 
+def in_devices(topic: str) -> bool:
+    """Whether a topic belongs to the journal's tree."""
+    return topic.startswith("/devices/") or topic == "/devices"
+
+
 class Counters(msgspec.Struct):
     """Running totals since the start, but for `connections`: nothing is given up without being counted."""
 

@@ -95,8 +95,8 @@ class Session:
         """Packet identifiers of messages of QoS 2 that the client has not released."""
         self.will: mqtt.Will | None = None
         self.link: Link | None = None
-        self.ends = 0
-        """Its latest appointment with the broker's clock, to tell a void one."""
+        self.era = 0
+        """What was appointed in an earlier one is void."""
         self.bytes = 0
         self.forget: Callable[[Session, Entry], None] = _nobody
         """Called with an entry that has ended and that the journal has."""

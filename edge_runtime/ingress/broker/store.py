@@ -62,6 +62,11 @@ def number_name(number: int) -> str:
     return f"q{number:012}"
 
 
+def begun_name(packet_id: int) -> str:
+    """The entry of a message of QoS 2 that a client has begun to send."""
+    return f"i{packet_id}"
+
+
 class Store:
     """Writes changes; those that nobody waits for go out together."""
 
