@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import cbor2
 import msgspec
@@ -21,11 +20,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from devices.registry import Registry
-from devices.twin import BYTES, Content, json_content, reported
+from devices.twin import BYTES, Content
 from edge_runtime import wire
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, StorageError, WireError
-from edge_runtime.ingress import formats, http_forms, iotcore
+from edge_runtime.ingress import formats, http_bodies, http_forms, iotcore
 from edge_runtime.ingress.admission import Admission, Settle, Verdict
 from edge_runtime.ingress.formats import Form
 from edge_runtime.ingress.http_exchange import Refused, as_json, cancelled, either, read_body
@@ -183,20 +182,20 @@ class DeviceHttp:
         body = await read_body(request, self._max_body, self._clock)
         if not self._admission.pace.take(device, len(body)):
             raise Refused(429, "the device sends faster than it may", {"retry-after": "1"})
-        topic = request.url.path
+        topic, media = request.url.path, request.headers.get("content-type", "")
         match target.verb:
             case "events":
                 return await self._events(target, device, request, body)
             case "state":
-                await self._report(device, _state(request, body))
+                await self._report(device, http_bodies.state(media, body))
                 return as_json(202, {"state": "accepted"})
             case "replies":
                 verdict = await self._settled(
-                    partial(self._admission.submit_reply, device, _reply(request, body), topic)
+                    partial(self._admission.submit_reply, device, http_bodies.reply(media, body), topic)
                 )
             case _:
                 verdict = await self._settled(
-                    partial(self._admission.submit_config_ack, device, _config_ack(request, body), topic)
+                    partial(self._admission.submit_config_ack, device, http_bodies.config_ack(media, body), topic)
                 )
         return _verdict(verdict, "it is not of the form for this place")
 
@@ -334,9 +333,9 @@ class DeviceHttp:
                 del self._polls[device]
         commands = list(poll.commands.values())
         if CBOR in request.headers.get("accept", ""):
-            encoded = [cbor2.loads(wire.encode_command(_message(command))) for command in commands]
+            encoded = [cbor2.loads(wire.encode_command(http_bodies.message(command))) for command in commands]
             return Response(cbor2.dumps(encoded), 200, media_type=CBOR)
-        return as_json(200, [_plain_command(command) for command in commands])
+        return as_json(200, [http_bodies.plain_command(command) for command in commands])
 
     async def _wait(self, for_it: asyncio.Future[None], seconds: int, request: Request) -> None:
         """Until it is there, the time is up, or whoever asked has gone."""
@@ -406,74 +405,6 @@ def _number(query: Mapping[str, str], name: str, limit: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise Refused(400, f"'{name}' is not a whole number")
     return min(int(text), limit)
-
-
-def _state(request: Request, body: bytes) -> Content:
-    """The body of a state, in one of the forms that have one value."""
-    form = http_forms.form(request.headers.get("content-type", ""))
-    try:
-        if form is Form.ENVELOPE:
-            return reported(wire.decode_state(body))
-        if form is Form.CBOR:
-            value = wire.decode(body)
-            wire.check_plain(value)
-            return reported(value)
-        if form is Form.JSON:
-            return json_content(formats.read(form, "state", body, 0)[0].data)
-    except WireError as error:
-        raise Refused(400, str(error)) from None
-    if form is None or form in (Form.SENML_JSON, Form.SENML_CBOR):
-        raise Refused(415, "a state is JSON, CBOR, text or bytes")
-    return Content(BYTES, body)
-
-
-def _reply(request: Request, body: bytes) -> bytes:
-    """A command reply as on the wire, from CBOR or JSON."""
-    if http_forms.form(request.headers.get("content-type", "")) is not Form.JSON:
-        return body
-    try:
-        reply = msgspec.json.decode(body, type=_Reply)
-        return cbor2.dumps({0: bytes.fromhex(reply.id), 1: reply.status, 2: reply.result})
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        raise Refused(400, 'a reply is {"id": "32 hex digits", "status": 0, "result": ...}') from None
-
-
-def _config_ack(request: Request, body: bytes) -> bytes:
-    if http_forms.form(request.headers.get("content-type", "")) is not Form.JSON:
-        return body
-    try:
-        ack = msgspec.json.decode(body, type=_ConfigAck)
-        return cbor2.dumps({0: ack.version, 1: ack.status, 2: ack.detail})
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        raise Refused(400, 'an acknowledgement is {"version": 1, "status": 0, "detail": ""}') from None
-
-
-class _Reply(msgspec.Struct):
-    id: str
-    status: int = 0
-    result: Any = None
-
-
-class _ConfigAck(msgspec.Struct):
-    version: int
-    status: int = 0
-    detail: str = ""
-
-
-def _message(command: Command) -> wire.CommandMessage:
-    return wire.CommandMessage(command.id, command.expires, command.name, command.args, command.cause)
-
-
-def _plain_command(command: Command) -> dict[str, Any]:
-    message: dict[str, Any] = {
-        "id": command.id.hex(),
-        "expires": command.expires,
-        "name": command.name,
-        "args": command.args,
-    }
-    if command.cause is not None:
-        message["cause"] = {"boot": command.cause[0].hex(), "seq": command.cause[1]}
-    return message
 
 
 def _verdict(verdict: Verdict, why: str, status: int = 400) -> Response:
