@@ -314,7 +314,7 @@ def bench(seconds: float, place: Path) -> Report:
     """Run it all."""
     notes = [
         "The gateway acknowledges after an fsync. mosquitto and amqtt keep nothing on disk.",
-        "Of mosquitto + paho-mqtt + SQLite, msg/s is what was stored until nothing was left to store, after the PUBACKs.",
+        "Of mosquitto + paho-mqtt + SQLite, msg/s is what was stored, the time after the last PUBACK included.",
     ]
     mosquitto, amqtt = shutil.which("mosquitto", path=_SYSTEM), find_amqtt()
     count = max(connections for connections, _ in CELLS)
