@@ -6,20 +6,19 @@ Its user has shown the right key before this begins: `mqtt_connection.Connection
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from edge_runtime.ingress.app_acks import Acknowledgements, Pending
+from edge_runtime.ingress.app_connect import NOT_STORED, Refusal, Terms, enter, window
+from edge_runtime.ingress.app_packets import Packets
 from edge_runtime.ingress.broker.broker import Settle
-from edge_runtime.ingress.broker.message import FOR_EVER, Message, in_devices, published
+from edge_runtime.ingress.broker.message import Message, in_devices, published
 from edge_runtime.ingress.broker.session import Session
 from edge_runtime.ingress.broker.store import SESSION, Changes, begun_name, kept
-from edge_runtime.ingress.broker.users import RESPONSES
 from edge_runtime.proto import mqtt
 from edge_runtime.proto.mqtt import Reason, version5
-from edge_runtime.proto.mqtt.properties import NONE, Properties
+from edge_runtime.proto.mqtt.properties import NONE
 
 if TYPE_CHECKING:
     from edge_runtime.ingress.apps import Apps
@@ -27,22 +26,8 @@ if TYPE_CHECKING:
 
 MAX_OUTPUT = 1 << 20
 """Bytes that wait to be handed to the transport; beyond them the client counts as one that does not read."""
-MAX_WAITING = 1 << 20
-"""Bytes of messages of one connection that wait for the journal before it is read no more."""
-_CLIENT_ID = 512
-"""Characters of a client identifier at most."""
 _TOPIC = 4096
-
-
-class Pending(msgspec.Struct):
-    """A PUBLISH of QoS 1 or 2 that waits for its acknowledgement, which leave in order ([MQTT-4.6.0-2])."""
-
-    packet_id: int
-    qos: int
-    size: int
-    reason: int | None = None
-    """What it is to be acknowledged with, once that is known."""
-    dropped: bool = False
+"""Characters of a topic at most."""
 
 
 class AppConnection(asyncio.Protocol):
@@ -60,7 +45,7 @@ class AppConnection(asyncio.Protocol):
         self.deadline = 0
         self.slot = -1
         self.dirty = False
-        self.window = apps.broker.limits.in_flight
+        self.window = window(packet, apps.broker.limits.in_flight)
         self.user = packet.user_name or ""
         self._door = door
         self._apps = apps
@@ -68,7 +53,7 @@ class AppConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = transport
         self._machine = machine
         self._version = packet.version
-        self._client_id = packet.client_id
+        self._client_id = packet.client_id or apps.new_client_id()  # [MQTT-3.1.3-6]
         self._peer = peer
         self._session: Session | None = None
         self._open = False
@@ -81,12 +66,10 @@ class AppConnection(asyncio.Protocol):
         self._writing_paused = False
         self._early: list[mqtt.Packet | mqtt.ProtocolViolation] = []
         """What came before the CONNACK could leave."""
-        self._waiting: deque[Pending] = deque()
-        self._waiting_bytes = 0
-        self._aliases_in: dict[int, str] = {}
-        self._aliases_out: dict[str, int] = {}
-        self._max_aliases_out = 0
-        self._max_packet = 1 << 28
+        self._waiting = Acknowledgements(apps.broker.limits.receive_maximum)
+        self._packets = Packets(packet, apps.broker.limits.topic_aliases)
+        self._aliases: dict[int, str] = {}
+        """The topics that the client has given short names."""
         self._out: list[bytes] = []
         self._out_bytes = 0
 
@@ -104,69 +87,34 @@ class AppConnection(asyncio.Protocol):
 
     def begin(self, packet: mqtt.Connect) -> None:
         """Answer the CONNECT."""
-        door, limits, properties = self._door, self._broker.limits, packet.properties
-        assigned = None
-        if not packet.client_id:  # [MQTT-3.1.3-6]
-            assigned = self._client_id = self._apps.new_client_id()
-        if len(self._client_id) > _CLIENT_ID:
-            self._refuse(Reason.CLIENT_ID_NOT_VALID, mqtt.ConnectCode.IDENTIFIER_REJECTED, "its client id is too long")
+        limits = self._door.limits
+        terms = enter(self._broker, self, packet, self._client_id, max_packet=limits.max_packet, idle=limits.idle)
+        if isinstance(terms, Refusal):
+            self._refuse(terms)
             return
-        expiry = properties.session_expiry or 0
-        if packet.version == 4:
-            expiry = 0 if packet.clean_session else FOR_EVER
-        if packet.will is not None and not self._may_publish(packet.will.topic):
-            self._refuse(Reason.NOT_AUTHORISED, mqtt.ConnectCode.NOT_AUTHORISED, "no permission for its will's topic")
-            return
-        entered = self._broker.sessions.enter(
-            self, self.user, self._client_id, clean=packet.clean_session, expiry=expiry, will=packet.will
-        )
-        if entered is None:
-            self._refuse(Reason.QUOTA_EXCEEDED, mqtt.ConnectCode.SERVER_UNAVAILABLE, "there are too many sessions")
-            return
-        session, present = entered
-        self._session = session
-        self._first_expiry = expiry
-        if packet.version == 5:
-            self.window = properties.receive_maximum or 65_535
-            self._max_aliases_out = min(properties.topic_alias_maximum or 0, limits.topic_aliases)
-            self._max_packet = properties.maximum_packet_size or self._max_packet
-        keep_alive = packet.keep_alive
-        server_keep_alive = None
-        if not keep_alive:
-            keep_alive = server_keep_alive = door.limits.idle * 2 // 3
-        self._patience = (keep_alive * 3 + 1) // 2 + 1
+        self._session = terms.session
+        self._first_expiry = terms.expiry
+        self._patience = terms.patience
         self._listen()
-        answer = Properties(
-            session_expiry=session.expiry if session.expiry != expiry else None,
-            receive_maximum=limits.receive_maximum,
-            maximum_packet_size=door.limits.max_packet,
-            assigned_client_id=assigned,
-            topic_alias_maximum=limits.topic_aliases,
-            server_keep_alive=server_keep_alive,
-            response_information=f"{RESPONSES}/{self.user}/" if properties.request_response_information else None,
-        )
-        self._broker.sessions.keep(session, partial(self._entered, session, present, answer))
+        self._broker.sessions.keep(terms.session, partial(self._entered, terms))
 
-    def _entered(self, session: Session, present: bool, answer: Properties, stored: bool) -> None:
+    def _entered(self, terms: Terms, stored: bool) -> None:
         if self._closing:
             return
-        if not stored and not present:  # one that is there goes on: what it takes makes a full journal emptier
-            self._refuse(Reason.QUOTA_EXCEEDED, mqtt.ConnectCode.SERVER_UNAVAILABLE, "its session cannot be stored")
+        if not stored and not terms.present:  # one that is there goes on: what it takes makes a full journal emptier
+            self._refuse(NOT_STORED)
             return
         self._open = True
-        if self._version == 5:
-            self.send(version5.connack(Reason.SUCCESS, answer, session_present=present))
-        else:
-            self.send(mqtt.connack(mqtt.ConnectCode.ACCEPTED, session_present=present))
-        session.resume(self, self._door.clock.now())
+        self.send(self._packets.accepted(terms.answer, present=terms.present))
+        terms.session.resume(self, self._door.clock.now())
         early, self._early = self._early, []
         for packet in early:
             self.take(packet)
         self.reconsider()
 
-    def _refuse(self, reason: int, code: mqtt.ConnectCode, why: str) -> None:
-        self._door.security(f"refused {self.name}: {why}")
-        self.send(version5.connack(reason) if self._version == 5 else mqtt.connack(code))
+    def _refuse(self, refusal: Refusal) -> None:
+        self._door.security(f"refused {self.name}: {refusal.why}")
+        self.send(self._packets.refused(refusal.reason, refusal.code))
         self._close()
 
     # asyncio.Protocol
@@ -220,7 +168,7 @@ class AppConnection(asyncio.Protocol):
         pending = None
         if qos:
             if qos == 2 and identity in session.incoming:
-                if all(p.packet_id != identity for p in self._waiting):
+                if identity not in self._waiting:  # else its acknowledgement is to come
                     self._acknowledge(Pending(identity, 2, 0, Reason.SUCCESS))
                 return
             if self._version == 5 and len(self._waiting) + len(session.incoming) >= broker.limits.receive_maximum:
@@ -264,10 +212,9 @@ class AppConnection(asyncio.Protocol):
 
     def _waits(self, pending: Pending) -> None:
         door = self._door
-        self._waiting.append(pending)
-        self._waiting_bytes += pending.size
+        self._waiting.add(pending)
         door.unacknowledged += pending.size
-        if len(self._waiting) > self._broker.limits.receive_maximum or self._waiting_bytes > MAX_WAITING:
+        if self._waiting.full:
             self._pause()
         elif door.unacknowledged > door.limits.max_unacknowledged_total:
             self._pause()
@@ -287,9 +234,9 @@ class AppConnection(asyncio.Protocol):
                 self._violated(f"the topic alias {alias}", Reason.TOPIC_ALIAS_INVALID)
                 return None
             if topic:
-                self._aliases_in[alias] = topic
+                self._aliases[alias] = topic
             else:
-                found = self._aliases_in.get(alias)
+                found = self._aliases.get(alias)
                 if found is None:
                     self._violated(f"the topic alias {alias}, which stands for nothing", Reason.PROTOCOL_ERROR)
                 return found
@@ -313,14 +260,10 @@ class AppConnection(asyncio.Protocol):
                 door.relax()
         if pending is None or self._closing or session is None:
             return
-        pending.reason = Reason.QUOTA_EXCEEDED if reason is None else reason
-        refused = pending.reason >= Reason.UNSPECIFIED
-        pending.dropped = reason is None or reason == Reason.QUOTA_EXCEEDED
-        if pending.qos == 2 and refused and self._version == 5:
+        taken = pending.settle(reason)
+        if pending.qos == 2 and not taken and self._version == 5:
             session.incoming.discard(pending.packet_id)
-        while self._waiting and self._waiting[0].reason is not None:
-            done = self._waiting.popleft()
-            self._waiting_bytes -= done.size
+        for done in self._waiting.due():
             if done.dropped and self._version == 4:
                 # There is no other way to tell it; not acknowledged, the client sends it again.
                 self.drop("a message could not be stored and was not acknowledged")
@@ -334,9 +277,7 @@ class AppConnection(asyncio.Protocol):
 
     def _acknowledge(self, done: Pending) -> None:
         first = version5.PUBACK if done.qos == 1 else version5.PUBREC
-        # In MQTT 3.1.1 a refusal looks like success ([MQTT-3.3.5-2]); the security log has it.
-        reason = (done.reason or 0) if self._version == 5 else 0
-        self.send(version5.acknowledgement(first, done.packet_id, reason))
+        self.send(self._packets.acknowledgement(first, done.packet_id, done.reason or 0))
 
     def _control(self, packet: mqtt.Packet | mqtt.ProtocolViolation) -> None:
         session, broker, now = self._session, self._broker, self._door.clock.now()
@@ -359,8 +300,7 @@ class AppConnection(asyncio.Protocol):
                 broker.subscribe(session, packet.filters, identifier, partial(self._subscribed, packet))
             case mqtt.Unsubscribe():
                 codes = broker.unsubscribe(session, packet.filters)
-                five = self._version == 5
-                self.send(version5.unsuback(packet.packet_id, codes) if five else mqtt.unsuback(packet.packet_id))
+                self.send(self._packets.unsuback(packet.packet_id, codes))
             case mqtt.Disconnect():
                 self._disconnected(session, packet)
             case mqtt.Auth():
@@ -380,8 +320,8 @@ class AppConnection(asyncio.Protocol):
             self._broker.half_done(session, entry, partial(self.release, packet.packet_id))
 
     def _released(self, packet_id: int, known: bool) -> None:
-        reason = Reason.SUCCESS if known or self._version == 4 else Reason.PACKET_ID_NOT_FOUND
-        self.send(version5.acknowledgement(version5.PUBCOMP, packet_id, reason))
+        reason = Reason.SUCCESS if known else Reason.PACKET_ID_NOT_FOUND
+        self.send(self._packets.acknowledgement(version5.PUBCOMP, packet_id, reason))
 
     def _subscribed(self, packet: mqtt.Subscribe, codes: list[int] | None) -> None:
         if self._closing:
@@ -393,10 +333,7 @@ class AppConnection(asyncio.Protocol):
             if code == Reason.NOT_AUTHORISED:
                 self._door.counters.trespasses += 1
                 self._door.security(f"{self.name} wanted to subscribe to {pattern[:80]!a}: no permission; refused")
-        if self._version == 5:
-            self.send(version5.suback(packet.packet_id, codes))
-        else:
-            self.send(mqtt.suback(packet.packet_id, [min(code, 0x80) for code in codes]))
+        self.send(self._packets.suback(packet.packet_id, codes))
 
     def _disconnected(self, session: Session, packet: mqtt.Disconnect) -> None:
         expiry = packet.properties.session_expiry
@@ -419,34 +356,15 @@ class AppConnection(asyncio.Protocol):
         self, message: Message, qos: int, retain: bool, ids: tuple[int, ...], packet_id: int, dup: bool
     ) -> bool:
         """As `Link.publish`."""
-        topic = message.topic
-        if self._version == 4:
-            packet = mqtt.publish(topic, message.payload, qos=qos, packet_id=packet_id, dup=dup, retain=retain)
-        else:
-            alias = self._aliases_out.get(topic)
-            fresh = alias is None and len(self._aliases_out) < self._max_aliases_out
-            if fresh:
-                alias = len(self._aliases_out) + 1
-            properties = message.outgoing(self._door.clock.now(), ids, alias)
-            packet = version5.publish(
-                "" if alias is not None and not fresh else topic,
-                message.payload,
-                properties,
-                qos=qos,
-                packet_id=packet_id,
-                dup=dup,
-                retain=retain,
-            )
-            if len(packet) > self._max_packet:  # [MQTT-3.1.2-24]
-                return False
-            if fresh and alias is not None:
-                self._aliases_out[topic] = alias
+        packet = self._packets.publish(message, qos, retain, ids, packet_id, dup, self._door.clock.now())
+        if packet is None:
+            return False
         self.send(packet)
         return True
 
     def release(self, packet_id: int, reason: int = 0) -> None:
         """As `Link.release`."""
-        self.send(version5.acknowledgement(version5.PUBREL, packet_id, reason if self._version == 5 else 0))
+        self.send(self._packets.acknowledgement(version5.PUBREL, packet_id, reason))
 
     def send(self, packet: bytes) -> None:
         """Have `packet` leave with whatever else this turn of the event loop brings."""
@@ -480,8 +398,7 @@ class AppConnection(asyncio.Protocol):
 
     def reconsider(self) -> None:
         """Read again, if nothing speaks against it any more."""
-        limit = self._broker.limits.receive_maximum // 2
-        if len(self._waiting) > limit or self._waiting_bytes > MAX_WAITING // 2:
+        if not self._waiting.roomy:
             return
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
@@ -515,7 +432,7 @@ class AppConnection(asyncio.Protocol):
     def leave(self, reason: int) -> None:
         """Close the connection; a client of MQTT 5 is told why."""
         if not self._closing and self._version == 5:
-            self.send(version5.disconnect(reason) if self._open else version5.connack(reason))
+            self.send(self._packets.farewell(reason, entered=self._open))
         self._close()
 
     def wind_up(self) -> None:
