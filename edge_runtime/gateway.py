@@ -208,7 +208,14 @@ class Gateway:
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
         self.inventory = Inventory(
-            self.registry, admission.twin, orders, self.authority, clock, self.doors.connected, admission.skews.of
+            self.registry,
+            admission.twin,
+            orders,
+            self.authority,
+            clock,
+            self.doors.connected,
+            admission.skews.of,
+            self.mqtt_users.broker.users,
         )
         self.outbox = Outbox(self.journal, self.doors, clock, tables.outbox)
         self.door.on_listening = self.outbox.listening

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Container
 from math import isfinite
 from typing import Any
 
@@ -158,7 +158,9 @@ class Inventory:
         clock: Clock,
         connected: Callable[[], Collection[str]],
         skew_of: Callable[[str], int | None] = lambda _device: None,
+        users: Container[str] = (),
     ) -> None:
+        """`users` are the names of MQTT users: no new device may have one, since a name decides whose key is asked."""
         self.registry = registry
         self.twin = twin
         self.orders = orders
@@ -166,6 +168,7 @@ class Inventory:
         self._clock = clock
         self._connected = connected
         self._skew_of = skew_of
+        self._users = users
 
     def rows(self) -> list[DeviceRow]:
         """All devices, by id."""
@@ -225,6 +228,7 @@ class Inventory:
 
     async def add(self, request: NewDevice) -> DeviceKey:
         """Register a device; its token, if it gets one, is shown this once."""
+        self._check_free(request.device)
         made = await self.registry.add(request.device, profile=request.profile, tags=request.tags, token=request.token)
         return DeviceKey(request.device, made)
 
@@ -273,7 +277,17 @@ class Inventory:
 
     async def take_in(self, request: Importing) -> Imported:
         """Have devices be as these lines say."""
+        for line in request.devices:
+            if line.device not in self.registry:  # one that is there goes on, whoever came first
+                self._check_free(line.device)
         return await exchange.take_in(self.registry, request.devices)
+
+    def _check_free(self, device: str) -> None:
+        if device in self._users:
+            raise EdgeError(
+                f"there is an MQTT user '{device}', so no device can be called so",
+                hint=f"Choose another id, or remove the user first: edge user remove {device}",
+            )
 
 
 def plain(value: Any) -> Any:

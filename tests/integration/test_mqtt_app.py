@@ -24,7 +24,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from devices.authority import Authority
+from devices.exchange import DeviceLine
 from edge_runtime.clock import SystemClock
+from edge_runtime.errors import EdgeError
 from edge_runtime.planes.api_operations import TraceRequest
 from edge_runtime.planes.client import Client as Api
 from edge_runtime.planes.client import NotRunning
@@ -352,6 +354,19 @@ def test_a_wrong_key_and_a_topic_without_permission(site: Site) -> None:
             assert str(client.subscriptions.get(timeout=PATIENCE)[0]) == "Not authorized"
     finally:
         site.api.allow_user("app", ["#"], ["#"])
+
+
+def test_a_name_is_a_device_s_or_a_user_s(site: Site) -> None:
+    """It decides whose key is asked for: with both, the one that came first would be locked out."""
+    with pytest.raises(EdgeError, match="there is an MQTT user 'app'") as refused:
+        site.api.add_device("app")
+    assert "edge user remove app" in (refused.value.hint or "")
+    with pytest.raises(EdgeError, match="there is an MQTT user 'app'"):
+        site.api.import_devices([DeviceLine("valve-1", 1), DeviceLine("app", 1)])
+    assert not {"app", "valve-1"} & {row.device for row in site.api.devices()}
+    site.api.add_device("valve-2")
+    with pytest.raises(EdgeError, match="there is a device 'valve-2'"):
+        site.api.add_user("valve-2", [], [])
 
 
 def test_a_device_with_a_certificate_needs_no_key(site: Site) -> None:

@@ -71,7 +71,7 @@ class Users:
         async for name, entries in self._store.load(USER):
             self._users[name] = msgspec.json.decode(entries["user"][0], type=User)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._users
 
     def get(self, name: str) -> User | None:
