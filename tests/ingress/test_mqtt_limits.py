@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from edge_runtime.ingress.mqtt import MqttLimits
+from edge_runtime.ingress.mqtt_connection import Connection
 from edge_runtime.journal.records import DeadLetter
 from edge_runtime.proto import mqtt
 from tests.ingress.conftest import Build
@@ -340,4 +341,5 @@ async def test_a_hundred_topics_leave_a_bounded_memory(house: House) -> None:
         client.send(mqtt.publish(f"/devices/d/events/kind{number}", b"", qos=1, packet_id=1))
         assert await client.receive() == mqtt.puback(1)
     (connection,) = house.door._connections
+    assert isinstance(connection, Connection)
     assert len(connection._routes) <= 64
