@@ -30,7 +30,7 @@ EXTRA = """
 listen = "127.0.0.1:0"
 devices = true
 [iotcore]
-project = "farm"
+project = "orchard"
 region = "us-east1"
 registry = "greenhouses"
 """
@@ -56,9 +56,9 @@ class Sample:
         self.messages: list[tuple[str, bytes, int]] = []
         self.connected, self.heard = threading.Event(), threading.Event()
         self.disconnected = threading.Event()
-        client_id = f"projects/farm/locations/us-east1/registries/greenhouses/devices/{device}"
+        client_id = f"projects/orchard/locations/us-east1/registries/greenhouses/devices/{device}"
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, transport=transport)
-        self.client.username_pw_set(username="unused", password=create_jwt("farm", private_key, algorithm))
+        self.client.username_pw_set(username="unused", password=create_jwt("orchard", private_key, algorithm))
         if ca:
             self.client.tls_set(ca_certs=ca, tls_version=ssl.PROTOCOL_TLS_CLIENT)
         self.client.on_connect = self._on_connect
@@ -136,7 +136,7 @@ async def test_a_sample_client_works_unmodified(site: Site, algorithm: str) -> N
         await asyncio.to_thread(board.close)
     lines = await site.lines("event")
     assert [line.data["payload"] for line in lines[:5]] == [f"greenhouses/bench-1-payload-{n}" for n in range(5)]
-    assert lines[5].data["attributes"]["projectId"] == "farm"
+    assert lines[5].data["attributes"]["projectId"] == "orchard"
     ((_, state),) = await twin.states("bench-1")
     assert state.data == b"fine"
     async with asyncio.timeout(PATIENCE):
@@ -182,7 +182,7 @@ async def test_a_gateway_sample_attaches_boards_behind_it(site: Site) -> None:
     hub = await asyncio.to_thread(Sample, site.gateway.mqtt_port, "hub", key, "ES256")
     try:
         hub.client.subscribe("/devices/hub/errors", qos=0)
-        authorization = json.dumps({"authorization": create_jwt("farm", leaf, "ES256")})
+        authorization = json.dumps({"authorization": create_jwt("orchard", leaf, "ES256")})
         await hub.publish("/devices/leaf/attach", authorization)
         await hub.publish("/devices/bound/attach", "")
         hub.client.subscribe("/devices/leaf/config", qos=1)
@@ -249,7 +249,7 @@ class Simple:  # as small as such clients are
     def subscribe(self, topic):
         self.send(0x82, b"\\0\\2" + struct.pack("!H", len(topic)) + topic.encode() + b"\\1")
 
-c = Simple("projects/farm/locations/us-east1/registries/greenhouses/devices/esp", "ignored", token)
+c = Simple("projects/orchard/locations/us-east1/registries/greenhouses/devices/esp", "ignored", token)
 c.publish("/devices/esp/events/climate", json.dumps({"temperature": 20}).encode())
 c.subscribe("/devices/esp/config")
 while True:
@@ -267,7 +267,7 @@ async def test_a_micropython_client_with_a_padded_jwt(site: Site, tmp_path: Path
     await site.gateway.door.admission.twin.set_config("esp", Content(BYTES, b"hello esp"))
     script = tmp_path / "main.py"
     script.write_text(SIMPLE)
-    token = padded(create_jwt("farm", key, "ES256"))
+    token = padded(create_jwt("orchard", key, "ES256"))
     assert token.endswith("=")
     # The token is one of a test and good for 20 minutes at a gateway that ends sooner: argv may hold it.
     process = await asyncio.create_subprocess_exec(
