@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run test lint types unit guest wheel bench system clean
+.PHONY: help run test lint types unit guest wheel bench fuzz system clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -36,11 +36,15 @@ wheel: $(VENV)/.run ## Build the wheel that is published, guests included, into 
 bench: $(VENV)/.dev ## The benchmarks, each beside its peer
 	@for b in bench/*.py; do case $$b in */report.py|*/__init__.py) ;; *) echo "== $$b"; $(BIN)/python $$b;; esac; done
 
+fuzz: $(VENV)/.dev ## Give the codecs what nobody would send, each for FUZZ_SECONDS=60; FUZZ names some of them
+	@$(PIP) install --only-binary atheris -e '.[fuzz]' 2> /dev/null || true
+	@$(BIN)/python -m fuzz $(FUZZ)
+
 system: ## Install the system packages that tests need (with root or sudo), or name them
 	@sh tools/system-packages.sh
 
 clean: ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
