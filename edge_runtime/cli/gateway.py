@@ -18,8 +18,6 @@ from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, err, esc
 from edge_runtime.cli.progress import guest_progress
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import ConfigError, EdgeError
-from edge_runtime.gateway import Gateway
-from edge_runtime.planes.api import ApiServer
 from edge_runtime.planes.client import NotRunning, connect
 from edge_runtime.planes.logs import open_logs
 from edge_runtime.planes.messages import RouteCounts
@@ -86,6 +84,10 @@ def run(config_path: ConfigPath = CONFIG) -> None:
 
 
 async def _serve(settings: config.Config) -> int:
+    # Here, and not above: every other verb would wait for the whole house to be imported.
+    from edge_runtime.gateway import Gateway
+    from edge_runtime.planes.api import ApiServer
+
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

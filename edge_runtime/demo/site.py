@@ -14,7 +14,6 @@ from pathlib import Path
 from cloud_bridge.local_cloud import LocalCloud
 from edge_runtime.config import load
 from edge_runtime.errors import EdgeError
-from edge_runtime.functions.sandbox.prepare import prepare
 from edge_runtime.planes.client import Client, NotRunning
 from edge_runtime.planes.messages import Deployed, Status
 from hil.board import JOURNAL, BoardConfig
@@ -83,6 +82,9 @@ class Site:
         if not self.app.exists():
             shutil.copy(example / "greenhouse.py", self.app)
         # Here rather than in the gateway: here is a terminal for the progress bar.
+        # Here, and not above: every verb of the command line would wait for the sandbox to be imported.
+        from edge_runtime.functions.sandbox.prepare import prepare
+
         await asyncio.to_thread(prepare, progress)
         say("starting the cloud function")
         self.cloud = LocalCloud(

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,7 +19,6 @@ from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.flows.replay import Replayed
 from edge_runtime.flows.timers import Timers
-from edge_runtime.functions.platform import Checked, FunctionPlatform
 from edge_runtime.grants import Grants, sentence
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import AppVersion
@@ -26,6 +26,9 @@ from edge_runtime.manifest import Endpoint, Manifest, Route, Schedule, Trigger
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.messages import Deploy, Deployed, TriggerRow
 from edge_runtime.planes.rehearsal import AppReplay, AppReplayed, Rehearsal
+
+if TYPE_CHECKING:  # the command line, which needs the messages here, should not wait for the sandbox
+    from edge_runtime.functions.platform import Checked, FunctionPlatform
 
 MAX_EARLIER = 20
 """Versions that an app's record remembers as live before it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
@@ -12,8 +12,10 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, NotFound, nearest
 from edge_runtime.flows.flows import Flows
 from edge_runtime.flows.runner import Runner
-from edge_runtime.functions.pool import Load
 from edge_runtime.functions.scaling import Decision, Observation, Scaler, ScaleSettings
+
+if TYPE_CHECKING:  # as in deployments: the command line reads the messages here
+    from edge_runtime.functions.pool import Load
 
 EVERY = 1_000_000
 """Microseconds between two looks."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,3 +45,19 @@ def test_help(verb: tuple[str, ...]) -> None:
 def test_every_verb_speaks_json_or_has_nothing_to_say(verb: tuple[str, ...]) -> None:
     spoken = "--json" in CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).output
     assert spoken or verb in {("init",), ("run",), ("secret", "set"), ("secret", "remove")}
+
+
+def test_the_command_line_does_not_wait_for_what_only_the_gateway_needs() -> None:
+    heavy = [
+        "wasmtime",
+        "edge_runtime.gateway",
+        "cryptography",
+        "aiocoap",
+        "paho",
+        "jsonschema_rs",
+        "serial",
+        "zeroconf",
+    ]
+    script = f"import sys, edge_runtime.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
