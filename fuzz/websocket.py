@@ -13,7 +13,12 @@ REQUEST = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
 )
 _MASK = b"\x80\0\0\0\0"
-SEEDS_REQUEST = [REQUEST, REQUEST.replace(b"mqtt", b"soap"), b"GET / HTTP/1.1\r\n\r\n"]
+SEEDS_REQUEST = [
+    REQUEST,
+    REQUEST.replace(b"mqtt", b"soap"),
+    REQUEST.replace(b"mqtt", b"so\xaap"),
+    b"GET / HTTP/1.1\r\n\r\n",
+]
 SEEDS_FRAMES = [
     b"\x82\x82\0\0\0\0\xc0\0",
     b"\x02\x81\0\0\0\0\xc0\x89\x80\0\0\0\0\x80\x81\0\0\0\0\0",

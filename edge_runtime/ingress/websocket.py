@@ -69,8 +69,8 @@ class WebSocket(asyncio.Protocol):
                 self._handle(event)
                 if self._transport.is_closing():
                     return
-        except RemoteProtocolError as error:
-            if error.event_hint is not None:
+        except (RemoteProtocolError, UnicodeDecodeError) as error:  # the latter for a header that is not ASCII
+            if isinstance(error, RemoteProtocolError) and error.event_hint is not None:
                 self._send(error.event_hint)
             self.close(CloseReason.PROTOCOL_ERROR)
 

@@ -131,9 +131,9 @@ class ServerLayer:
         """The peer at `address`, made if it is new: to be called for one that has shown who it is."""
         found = self._endpoints.get(address)
         if found is None:
+            if len(self._endpoints) >= self._limits.endpoints:
+                self._forget_one()  # before the new one is there: it has no request under way yet
             found = self._endpoints[address] = Endpoint(address, now)
-            if len(self._endpoints) > self._limits.endpoints:
-                self._forget_one()
         else:
             self._endpoints.move_to_end(address)
         return found
