@@ -139,7 +139,6 @@ _SCALARS = frozenset((float, str, bool, bytes, type(None)))
 
 def check_plain(value: Any, depth: int = 0) -> None:
     """Raise WireError for a value that is not plain, as `decode` gives it: too deep, or of a type of its own."""
-    """Raise WireError unless `value` is made of maps, arrays, text, bytes, 64-bit integers, floats, booleans, null."""
     kind = type(value)
     if kind in _SCALARS:
         return

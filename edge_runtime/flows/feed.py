@@ -24,6 +24,8 @@ class Feed:
         self._journal = journal
         self._capacity = capacity
         self._recent: list[Stored] = []
+        self._sizes: list[int] = []
+        """Of each of them, about: it is estimated once."""
         self._bytes = 0
         self._head = head
         self._news: asyncio.Future[None] | None = None
@@ -38,11 +40,13 @@ class Feed:
         recent = self._recent
         recent.extend(stored)
         self._head = stored[-1].offset
-        self._bytes += sum(rough(item.record) for item in stored)
+        sizes = [rough(item.record) for item in stored]
+        self._sizes.extend(sizes)
+        self._bytes += sum(sizes)
         if len(recent) > 2 * self._capacity or self._bytes > MAX_BYTES:
-            kept = min(self._capacity, len(recent) // 2)
-            del recent[: len(recent) - kept]
-            self._bytes = sum(rough(item.record) for item in recent)
+            gone = len(recent) - min(self._capacity, len(recent) // 2)
+            self._bytes -= sum(self._sizes[:gone])
+            del recent[:gone], self._sizes[:gone]
         if self._news is not None:
             self._news.set_result(None)
             self._news = None
