@@ -88,7 +88,7 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True, tag="window"):
 
 
 class Join(msgspec.Struct, frozen=True, omit_defaults=True, tag="join"):
-    """Events of two kinds with the same key, at most `within` apart in event time; the kinds are the stream's sources."""
+    """Events of two kinds (the sources) with the same key, at most `within` apart in event time."""
 
     within: int
     by: str = "device"
