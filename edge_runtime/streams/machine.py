@@ -19,6 +19,10 @@ TICK = "$tick."
 """Kinds of events that say that time has passed, and nothing else, begin with this."""
 
 
+MOST = 256
+"""Results after which `Machine.take` stops."""
+
+
 class Pane(msgspec.Struct, frozen=True, array_like=True, tag="pane"):
     """A result."""
 
@@ -71,8 +75,14 @@ class Machine(Protocol):
         """Take up state that was dumped before; None where there is none."""
         ...
 
-    def take(self, events: Sequence[Event], times: Sequence[int]) -> list[Result]:
-        """Deal with events in order; `times` are their processing times, microseconds. Results in order of index."""
+    def take(self, events: Sequence[Event], times: Sequence[int]) -> tuple[int, list[Result]]:
+        """Deal with events in order; `times` are their processing times, microseconds. Results in order of index.
+
+        Answers also how many events it has taken: it stops behind the one with which there are `MOST` results or more,
+        since what follows from them is stored in one piece. For the same reason one event causes about `MOST` at most:
+        what else is due (windows of thousands of keys end together) comes with the events and ticks after it, and
+        until then `wakes` says: at once.
+        """
         ...
 
     def dump(self) -> dict[str, bytes | None]:
