@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from edge_runtime.events import Event
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.flows.states import NoStates, States
-from edge_runtime.journal.records import DeadLetter, Record
+from edge_runtime.journal.records import DeadLetter, Record, StateChange
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -89,4 +89,37 @@ class Flow(Protocol):
 
     def settled(self, events: Sequence[Event], turn: Turn) -> None:
         """These events of a turn will not come again: what became of them is durable, or costs nothing to repeat."""
+        ...
+
+
+class StateLost(Exception):
+    """What a checkpointed flow held in memory is gone: it has to go on from its last commit."""
+
+
+@runtime_checkable
+class Checkpointed(Flow, Protocol):
+    """A flow that holds in memory what follows from many events, and stores it when its progress is committed.
+
+    Its state and its progress are one commit, so neither is ever ahead of the other. It has one lane in effect (one
+    partition key), never fails on an event, and everything that one `take` has answered is committed together. `take`
+    raises `StateLost` where the memory is gone.
+    """
+
+    async def checkpoint(self, settling: Sequence[Event], at: int) -> list[StateChange] | None:
+        """What to store with the progress; None while it has taken more than what has been settled and `settling`.
+
+        `at` is the offset up to which that progress goes. Raises `StateLost`.
+        """
+        ...
+
+    def checkpointed(self) -> None:
+        """The last checkpoint is durable."""
+        ...
+
+    def let_go(self) -> None:
+        """Forget what is in memory: the next `take` goes on from what is stored."""
+        ...
+
+    async def reached(self, states: States) -> int | None:
+        """The offset up to which the stored state goes; None if there is none."""
         ...

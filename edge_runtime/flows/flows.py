@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import msgspec
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, NotFound, StorageError, nearest
 from edge_runtime.flows.feed import Feed
-from edge_runtime.flows.flow import Flow
+from edge_runtime.flows.flow import Checkpointed, Flow
 from edge_runtime.flows.limiter import Limiter
 from edge_runtime.flows.position import SLOTS, Position
 from edge_runtime.flows.runner import Runner
@@ -186,9 +187,17 @@ class Flows:
                         pass  # It was removed in this moment.
                     except StorageError as error:
                         _log.warning("flow %s has stopped; that could not be stored yet: %s", name, error)
+                elif runner.lost:
+                    await self._again(name)
                 else:
                     await runner.save()
                 runner.stats.sample(self._clock.monotonic())
+
+    async def _again(self, name: str) -> None:
+        """Let a flow that has lost its memory go on from its last commit."""
+        _log.warning("flow %s has lost what it held in memory, and goes on from its last commit", name)
+        with contextlib.suppress(NotFound, StorageError):  # It was removed in this moment, or is tried again.
+            await self._change(name, lambda state: state)
 
     async def stop(self) -> None:
         """Stop every flow; batches at hand may end."""
@@ -218,7 +227,9 @@ class Flows:
             rewriting.cancel()
             await asyncio.gather(rewriting, return_exceptions=True)
         await runner.stop(PATIENCE)
-        at = runner.position()
+        at = runner.handed_over
+        if isinstance(runner.flow, Checkpointed):
+            runner.flow.let_go()
         self._states[name] = msgspec.structs.replace(runner.state, cursor=at.cursor, slots=at.slots, held=at.held)
         return runner.flow
 
@@ -272,8 +283,14 @@ class Flows:
         while True:
             try:
                 await put_back(self._journal, name, state.cursor, rewriting)
+                cursor = state.cursor
+                if rewriting.after >= 0 and isinstance(flow, Checkpointed):
+                    # Its state is as of a checkpoint, which may lie before what was asked for.
+                    reached = await flow.reached(self.states)
+                    cursor = cursor if reached is None else min(cursor, max(reached, self.first - 1))
                 async with self._changing:
-                    done = await self._enter(msgspec.structs.replace(self._states[name], rewriting=None))
+                    now = self._states[name]
+                    done = await self._enter(msgspec.structs.replace(now, rewriting=None, cursor=cursor))
                     del self._rewriting[name]
                     self._run(flow, done)
                     return

@@ -14,7 +14,7 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import StaleGeneration, StorageError
 from edge_runtime.events import Event
 from edge_runtime.flows.feed import Feed
-from edge_runtime.flows.flow import Done, Failed, Flow, Taken, Turn
+from edge_runtime.flows.flow import Checkpointed, Done, Failed, Flow, StateLost, Taken, Turn
 from edge_runtime.flows.lane import BATCH, Item, Lane
 from edge_runtime.flows.limiter import Limiter
 from edge_runtime.flows.position import SLOTS, Position, position, slot_of
@@ -78,12 +78,15 @@ class Runner:
         self.limiter = limiter or Limiter(clock)
         self.halted = False
         """The flow's own policy has stopped it."""
+        self.lost = False
+        """What the flow held in memory is gone: it is to go on from where it was committed."""
+        self._checkpointed = flow if isinstance(flow, Checkpointed) else None
         self._journal = journal
         self._feed = feed
         self._clock = clock
         self._rng = rng
         self._states = states or NoStates()
-        self._start = Position.of(state)
+        self._start = self._committed = Position.of(state)
         self._read = self._start.lowest
         self._floor = [self._start.slots.get(slot, self._start.cursor) for slot in range(SLOTS)]
         self._lanes = [Lane(self._read) for _ in range(lanes)]
@@ -127,10 +130,17 @@ class Runner:
                     await self._commit(self.position(), [])
                 except (StorageError, StaleGeneration) as error:
                     self.stats.waiting = str(error)
+                except StateLost:
+                    self.lost = True
 
     def position(self) -> Position:
         """How far the flow has come, commits that were put off included."""
         return self._position(None, frozenset(), frozenset())
+
+    @property
+    def handed_over(self) -> Position:
+        """Where whoever comes next goes on: of what is only in a checkpointed flow's memory, nothing counts."""
+        return self.position() if self._checkpointed is None else self._committed
 
     @property
     def lag(self) -> int:
@@ -241,6 +251,10 @@ class Runner:
                 _log.info("flow %s hands over: %s", self.flow.name, error)
                 self._end(lane)
                 return
+            except StateLost:
+                self.lost = True
+                self._end(lane)
+                return
             except Exception as error:
                 self._report(error)
                 pause = True
@@ -308,7 +322,8 @@ class Runner:
                 lane.hopeless = lane.key is not None
                 new = [letter]
             size += sum(map(effect_size, new))
-            if effects and (len(effects) + len(new) > MAX_EFFECTS or size > MAX_EFFECT_BYTES):
+            too_much = len(effects) + len(new) > MAX_EFFECTS or size > MAX_EFFECT_BYTES
+            if effects and too_much and self._checkpointed is None:
                 lane.fewer(len(settled))  # What is left out is worked on again: there should be little of it.
                 break
             effects += new
@@ -338,7 +353,9 @@ class Runner:
         offsets = frozenset(item.offset for item in settled)
         async with self._committing:
             if effects:
-                await self._commit(self._position(lane, offsets, failed.keys()), effects)
+                where = self._position(lane, offsets, failed.keys())
+                if not await self._commit(where, effects, [item.event for item in settled]):
+                    raise AssertionError(f"{self.flow.name} has taken events that are not to be committed")
             else:
                 self._dirty = True
             self.flow.settled([item.event for item in settled], turn)
@@ -413,11 +430,21 @@ class Runner:
         reached = [one.at(without) if one is lane else one.at() for one in self._lanes]
         return position([max(floor, reached[slot % len(reached)]) for slot, floor in enumerate(self._floor)], held)
 
-    async def _commit(self, where: Position, effects: Sequence[Record]) -> None:
+    async def _commit(self, where: Position, effects: Sequence[Record], settling: Sequence[Event] = ()) -> bool:
+        """Commit; False if a checkpointed flow is in the middle of something."""
+        if self._checkpointed is not None:
+            kept = await self._checkpointed.checkpoint(settling, where.cursor)
+            if kept is None:
+                return False
+            effects = [*effects, *(msgspec.structs.replace(change, at=where.cursor) for change in kept)]
         progress = Progress(self.flow.name, self.state.generation, where.cursor, where.slots, where.held)
         await self._journal.commit(progress, effects)
+        if self._checkpointed is not None:
+            self._checkpointed.checkpointed()
         self._saved = where.cursor
+        self._committed = where
         self._dirty = False
+        return True
 
 
 def effect_size(record: Record) -> int:
