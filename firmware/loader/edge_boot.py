@@ -40,6 +40,9 @@ _FORM = ">2sIBBBBIH"
 _SIZE = 16
 _GRACE = 30  # seconds more than the version itself has to notice
 
+running = 0
+"""The slot that this start is from."""
+
 _timer = None
 
 
@@ -108,14 +111,17 @@ def reset():
 
 def choose():
     """The slot to start from now. A version on trial has one start less by that."""
+    global running
     now = state()
-    slot = now[SLOT]
+    running = now[SLOT]
     if now[MODE] == TRIAL:
-        if now[LEFT]:
-            store(slot, TRIAL, now[LEFT] - 1, 0, now[NUMBER], now[HEALTH])
+        if now[LEFT] and _holds(SLOTS[running]):
+            store(running, TRIAL, now[LEFT] - 1, 0, now[NUMBER], now[HEALTH])
         else:
-            slot = back(STARTS)
-    return slot if _holds(SLOTS[slot]) or not _holds(SLOTS[1 - slot]) else 1 - slot
+            running = back(STARTS)
+    elif not _holds(SLOTS[running]) and _holds(SLOTS[1 - running]):
+        running = 1 - running
+    return running
 
 
 def _holds(folder):
