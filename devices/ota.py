@@ -8,6 +8,7 @@ lack; so a gateway that was killed goes on with the next question.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
@@ -55,11 +56,15 @@ class Ota:
         self._clock = clock
         self._log = log
         self._rollouts: dict[int, Rollout] = {}
+        self._turn: dict[str, int] = {}
+        """The roll-out, one that is running, in which a device has its turn."""
         self._told: dict[str, Told] = {}
         self._offered: dict[str, tuple[int, int]] = {}
         """Which roll-out a device was told of, and when (monotonic)."""
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._forgetting: set[asyncio.Task[None]] = set()
+        registry.watch(self._device_changed)
 
     @classmethod
     async def open(
@@ -77,6 +82,7 @@ class Ota:
                 else:
                     ota._told[key.removeprefix(DEVICE)] = msgspec.json.decode(raw, type=Told)
             after = keys[-1]
+        ota._take_turns()
         return ota
 
     # What devices say
@@ -118,12 +124,10 @@ class Ota:
 
     def _meant_for(self, device: str) -> Rollout | None:
         """The roll-out in which a device has its turn, and is not through."""
-        for rollout in self._rollouts.values():
-            if rollout.state == RUNNING and device in rollout.allowed:
-                if rollout.stand(device, self._told.get(device)) in (Stand.DUE, Stand.FETCHING):
-                    return rollout
-                return None
-        return None
+        rollout = self._rollouts.get(self._turn.get(device, 0))
+        if rollout is None or self.stand(rollout, device) not in (Stand.DUE, Stand.FETCHING):
+            return None
+        return rollout
 
     def _offer(self, device: str) -> None:
         rollout = self._meant_for(device)
@@ -168,7 +172,8 @@ class Ota:
                     if moved.state != rollout.state:
                         why = f" ({moved.why})" if moved.why else ""
                         self._log(f"the roll-out {moved.number} of {moved.name} {moved.version}: {moved.state}{why}")
-        for device in self.connected():
+        connected = frozenset(self.connected()) if self._turn else frozenset()
+        for device in connected.intersection(self._turn):
             wanted = self._meant_for(device)
             if wanted is None:
                 continue
@@ -176,7 +181,7 @@ class Ota:
             due = wanted.stand(device, self._told.get(device)) is Stand.DUE
             if number != wanted.number or (due and self._clock.monotonic() - at > AGAIN):
                 self._offer(device)
-        self._offered = {d: offer for d, offer in self._offered.items() if d in self._registry}
+        self._offered = {d: offer for d, offer in self._offered.items() if d in self._turn}
 
     # What people do
 
@@ -263,11 +268,17 @@ class Ota:
         self._wake.set()
         return rollout
 
-    async def forget(self, device: str) -> None:
-        """Remove what is kept of a device."""
-        if device in self._told:
+    def _device_changed(self, device: str) -> None:
+        if device not in self._registry and device in self._told:
+            task = asyncio.ensure_future(self._forget(device))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
+
+    async def _forget(self, device: str) -> None:
+        """Remove what is kept of a device that was removed; where that cannot be stored, it stays, to no harm."""
+        with contextlib.suppress(StorageError):
             await self._journal.append([_gone(DEVICE + device)])
-            self._told.pop(device, None)
+        self._told.pop(device, None)
 
     async def remove(self, release: str) -> None:
         """Remove a release that no roll-out is about."""
@@ -305,6 +316,10 @@ class Ota:
     async def _keep(self, rollout: Rollout) -> None:
         await self._journal.append([_change(f"{ROLLOUT}{rollout.number}", rollout)])
         self._rollouts[rollout.number] = rollout
+        self._take_turns()
+
+    def _take_turns(self) -> None:
+        self._turn = {d: r.number for r in self._rollouts.values() if r.state == RUNNING for d in r.allowed}
 
 
 def _change(key: str, message: msgspec.Struct) -> StateChange:

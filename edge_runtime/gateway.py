@@ -17,7 +17,9 @@ from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
 from devices.authority import Authority, is_outside, own_names, renew_apart
 from devices.orders import Orders
+from devices.ota import Ota
 from devices.registry import Registry
+from devices.release_store import ReleaseStore
 from edge_runtime import __version__, expr
 from edge_runtime.clock import TRUSTED_AFTER, Clock, SystemClock
 from edge_runtime.config import Config, Journal
@@ -188,6 +190,8 @@ class Gateway:
             skews=Skews(config.admission.clock_skew),
             schemas=schemas.load({kind: settings.file for kind, settings in config.schemas.items()}),
         )
+        self.ota = await Ota.open(self.journal, self.registry, clock, ReleaseStore(data / "releases"), _log.warning)
+        admission.ota = self.ota
         iotcore = _iotcore_names(config)
         stamps = Stamps(secrets.token_bytes(8))
         self.mqtt_users = await Apps.open(self.journal, self.registry, clock, _log.warning)
@@ -207,6 +211,8 @@ class Gateway:
         )
         self.journal.listen(self._count)
         self.doors = Doors([self.door])
+        self.ota.tell = lambda device, word, payload: self.doors.tell(device, f"ota/{word}", payload)
+        self.ota.connected = self.doors.connected
         self.inventory = Inventory(
             self.registry,
             admission.twin,
@@ -321,7 +327,14 @@ class Gateway:
             self.http_port = await self.endpoints.start(config.http.host, config.http.port)
             stack.push_async_callback(self.endpoints.stop)
             _log.info("apps answer requests to http://%s:%d/apps/", config.http.host, self.http_port)
-        for work in (self.flows.run, self.outbox.run, self.timers.run, self.scaling.run, self._keep_house):
+        for work in (
+            self.flows.run,
+            self.outbox.run,
+            self.timers.run,
+            self.scaling.run,
+            self.ota.run,
+            self._keep_house,
+        ):
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
         _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import Enum
 from functools import partial
 
+from devices.ota import Ota
 from devices.registry import Registry
 from devices.twin import Content, Twin, reported
 from edge_runtime import wire
@@ -70,6 +71,8 @@ class Admission:
     ) -> None:
         self.twin = Twin(journal, registry, clock)
         """Configurations and states; there is one for all doors."""
+        self.ota: Ota | None = None
+        """What boards are to run; set by who builds the house."""
         self.pace = pace or Pace(clock)
         """How fast devices may send: asked by the doors, before they hand anything in here."""
         self.skews = skews or Skews(0)
@@ -242,6 +245,22 @@ class Admission:
             return
         change = self.twin.acknowledge(device, ack.version, ack.refused, ack.detail)
         self._in_time(self._change(change, device, payload, topic, settle))
+
+    def submit_ota(self, device: str, verb: str, payload: bytes, topic: str, settle: Settle) -> None:
+        """Take what a device says about updates: a `report`, which is kept, or an `ask`, which is only answered."""
+        self._last_seen[device] = self._clock.now()
+        ota = self.ota
+        if ota is None or verb not in ("report", "ask"):
+            self.submit_dead(device, "nothing about updates belongs on this topic", payload, topic, settle)
+        elif verb == "report":
+            self._in_time(self._change(ota.report(device, payload), device, payload, topic, settle))
+        else:
+            try:
+                ota.ask(device, payload)
+            except WireError as error:
+                self.submit_dead(device, str(error), payload, topic, settle)
+            else:
+                asyncio.get_running_loop().call_soon(settle, Verdict.DUPLICATE)
 
     def _in_time(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

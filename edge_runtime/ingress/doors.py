@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edge_runtime.journal.records import Command
 
@@ -17,6 +17,15 @@ class Door(Protocol):
 
     def deliver(self, command: Command) -> bool:
         """As `flows.ports.Outlet.deliver`."""
+        ...
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A door through which a device can be told something that is no command."""
+
+    def tell(self, device: str, topic: str, payload: bytes) -> bool:
+        """Send a device a message on a topic below its own; True if it is on its way."""
         ...
 
 
@@ -37,3 +46,7 @@ class Doors:
     def deliver(self, command: Command) -> bool:
         """As `Outlet.deliver`."""
         return any(door.deliver(command) for door in self._doors)
+
+    def tell(self, device: str, topic: str, payload: bytes) -> bool:
+        """As `Tells.tell`, through the first door that has the device."""
+        return any(door.tell(device, topic, payload) for door in self._doors if isinstance(door, Tells))

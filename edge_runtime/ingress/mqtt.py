@@ -199,6 +199,11 @@ class MqttFrontDoor:
         self.counters.commands += 1
         return True
 
+    def tell(self, device: str, topic: str, payload: bytes) -> bool:
+        """Send a device a message on a topic of its tree, at QoS 0; True if it is connected and wants it."""
+        connection = self._devices.get(device)
+        return connection is not None and connection.tell(f"/devices/{device}/{topic}", payload)
+
     def tick(self) -> None:
         """Let deadlines take effect up to the clock's time; called every second."""
         ticks = (self.clock.monotonic() - self._turned) // SECOND

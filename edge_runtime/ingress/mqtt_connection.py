@@ -240,6 +240,8 @@ class Connection(asyncio.Protocol):
             route = partial(admission.submit_config_ack, self._device)
         elif place == "events" and NAME.fullmatch(kind):
             route = partial(admission.submit, self._device, kind)
+        elif place == "ota" and admission.ota is not None:
+            route = partial(admission.submit_ota, self._device, kind)
         elif topic == f"{self._tree}events":
             route = partial(admission.submit, self._device, None)
         else:
@@ -457,6 +459,13 @@ class Connection(asyncio.Protocol):
         if packet:
             self.send(packet)
         return packet is not None
+
+    def tell(self, topic: str, payload: bytes) -> bool:
+        """Send a message that the device asks for again if it gets lost; True if it is on its way."""
+        if self._state != _OPEN or self._mute or self._writing_paused or not self._subscriptions.wants(topic):
+            return False
+        self.send(mqtt.publish(topic, payload))
+        return True
 
     def configure(self) -> None:
         """Send the newest configuration, if there is one and the device has subscribed to it."""

@@ -50,6 +50,10 @@ class Subscriptions:
         """Whether a granted filter may bring commands."""
         return pattern[len(self._tree) :].partition("/")[0] in ("commands", "+", "#")
 
+    def wants(self, topic: str) -> bool:
+        """Whether the device has subscribed to a topic."""
+        return any(mqtt.matches(pattern, topic) for pattern in self._filters)
+
     def config_qos(self) -> int | None:
         """The QoS at which the device wants its configuration; None if it has not subscribed to it."""
         granted = [qos for pattern, qos in self._filters.items() if mqtt.matches(pattern, f"{self._tree}config")]

@@ -156,6 +156,11 @@ class SerialFrontDoor:
         self.counters.commands += 1
         return True
 
+    def tell(self, device: str, topic: str, payload: bytes) -> bool:
+        """Send a device a message that it asks for again if it gets lost; True if it is on its way."""
+        port = self._devices.get(device)
+        return port is not None and port.tell(topic, payload)
+
     def figures(self) -> SerialCounters:
         """The counters, with those of the lines."""
         totals = dict(self._past)

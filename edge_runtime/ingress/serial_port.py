@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from devices.registry import Login
@@ -281,6 +282,8 @@ class SerialPort:
             return partial(admission.submit_state, device)
         if topic == "config/ack":
             return partial(admission.submit_config_ack, device)
+        if place == "ota" and admission.ota is not None:
+            return partial(admission.submit_ota, device, name)
         return partial(admission.submit_dead, device, "no event, reply or state belongs on this topic")
 
     def _settled(self, ticket: int, received: int, verdict: Verdict) -> None:
@@ -311,6 +314,13 @@ class SerialPort:
             return False
         self._pump_soon()
         return True
+
+    def tell(self, topic: str, payload: bytes) -> bool:
+        """Send a message if there is room for it; True if it is on its way."""
+        # By its content it is told from others: the same thing is not sent twice while it waits.
+        sent = self._link.send(topic, payload, sha256(payload).digest())
+        self._pump_soon()
+        return sent
 
     def configure(self, payload: bytes) -> None:
         """Send a configuration, now or as soon as there is room."""
