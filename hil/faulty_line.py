@@ -1,4 +1,4 @@
-"""A serial line between a board and a gateway, made of two pseudo-terminals, with all that happens to a cable."""
+"""A serial line between a board and a gateway, with all that happens to a cable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import os
 import tty
 from pathlib import Path
-from random import Random
+
+from hil.faults import Faults, InTurn
 
 _CHUNK = 64
 _BACKLOG = 4096
@@ -14,113 +15,171 @@ _BACKLOG = 4096
 _TICK = 0.01
 
 
-class FaultyLine:
-    """`board` is the descriptor for the board's end; `path` names the gateway's, as long as it is plugged in."""
+class FaultyLine(Faults):
+    """`path` names the gateway's end, as long as it is plugged in; `board` is the descriptor of the board's.
 
-    def __init__(self, path: Path, *, seed: int = 1) -> None:
+    A piece is what is read at once: up to 64 bytes. Both ends are pseudo-terminals; a board that brings an end of its
+    own, as an emulator's socket, is given to `attach`.
+    """
+
+    def __init__(self, path: Path, *, seed: int = 1, terminal: bool = True) -> None:
+        """Without `terminal` the board's end is not there before `attach`."""
+        super().__init__(seed)
         self.path = path
-        self.loss = 0.0
-        """The share of pieces (up to 64 bytes) that get lost."""
-        self.damage = 0.0
-        """The share of pieces in which a bit flips."""
-        self.deaf_board = False
-        """Half open: nothing reaches the board, though what it says arrives."""
-        self.cut = False
-        """Nothing reaches anybody, and nobody notices."""
-        self.rate = 0
-        """Bytes per second; 0 for as fast as it goes."""
         self.passed = [0, 0]
         """Bytes from the board and to it."""
-        self._random = Random(seed)
+        self.board = -1
         self._loop = asyncio.get_running_loop()
-        self._board_master, self.board = _pair()
-        self._master = self._slave = -1
-        self._pending = {True: bytearray(), False: bytearray()}
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._board_master, self._read, True)
+        self._slave = -1
+        self._own = -1
+        self._gateway_end = _End(self, to_board=False)
+        self._board_end = _End(self, to_board=True)
+        if terminal:
+            self._own, self.board = _pair()
+            self._board_end.open(self._own)
 
     @property
     def plugged(self) -> bool:
         """Whether the gateway's end is there."""
-        return self._master >= 0
+        return self._gateway_end.fd >= 0
 
     def plug(self) -> None:
         """The gateway's end is there (again)."""
-        self._master, self._slave = _pair()
+        master, self._slave = _pair()
         self.path.unlink(missing_ok=True)
         self.path.symlink_to(os.ttyname(self._slave))
-        self._loop.add_reader(self._master, self._read, False)
+        self._gateway_end.open(master)
 
     def unplug(self) -> None:
         """The gateway's end is gone, and what was under way with it."""
         if self.plugged:
-            self._loop.remove_reader(self._master)
             self.path.unlink(missing_ok=True)
+            master = self._gateway_end.fd
+            self._gateway_end.close()
+            self._board_end.forget()
             os.close(self._slave)
-            os.close(self._master)
-            self._master = self._slave = -1
-            for pending in self._pending.values():
-                pending.clear()
+            os.close(master)
+
+    def attach(self, fd: int) -> None:
+        """The board's end is this descriptor, which does not block and stays its owner's."""
+        self._board_end.close()
+        self._board_end.open(fd)
+
+    def detach(self) -> None:
+        """The board's end is gone, and what was under way to it."""
+        self._board_end.close()
 
     def close(self) -> None:
         """Take the whole line away."""
         self.unplug()
+        self._board_end.close()
+        if self._own >= 0:
+            os.close(self._own)
+            os.close(self.board)
+            self._own = -1
+
+    def other(self, end: _End) -> _End:
+        """The end at the other side."""
+        return self._board_end if end is self._gateway_end else self._gateway_end
+
+
+class _End:
+    """One end: what is read here goes to the other; what goes out here waits here."""
+
+    def __init__(self, line: FaultyLine, *, to_board: bool) -> None:
+        self.fd = -1
+        self._line = line
+        self._to_board = to_board
+        self._loop = asyncio.get_running_loop()
+        self._turn = InTurn(line, self._loop.time)
+        self._held: list[asyncio.TimerHandle] = []
+        self._late = 0
+        self._out = bytearray()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+
+    def open(self, fd: int) -> None:
+        self.fd = fd
+        self._loop.add_reader(fd, self._read)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            self._loop.remove_reader(self.fd)
+            self.fd = -1
+        if self._pause is not None:
+            self._pause.cancel()
+        self.forget()
+
+    def forget(self) -> None:
+        """What was on its way to this end is lost."""
+        for handle in self._held:
+            handle.cancel()
+        self._held.clear()
         if self._timer is not None:
             self._timer.cancel()
-        self._loop.remove_reader(self._board_master)
-        os.close(self._board_master)
-        os.close(self.board)
+            self._timer = None
+        self._out.clear()
+        self._late = 0
 
-    def _read(self, from_board: bool) -> None:
-        pending = self._pending[from_board]
-        if len(pending) < _BACKLOG:
-            try:
-                data = os.read(self._board_master if from_board else self._master, _CHUNK)
-            except (BlockingIOError, OSError):
-                return
-            pending += self._spoil(data, from_board)
-        elif not self.rate:
-            # The other end does not read: leave the rest to the terminal's own buffer for a while.
-            fd = self._board_master if from_board else self._master
-            self._loop.remove_reader(fd)
-            self._loop.call_later(_TICK, self._resume, fd, from_board)
-        self._move()
-
-    def _resume(self, fd: int, from_board: bool) -> None:
-        if fd == (self._board_master if from_board else self._master):
-            self._loop.add_reader(fd, self._read, from_board)
-            self._move()
-
-    def _spoil(self, data: bytes, from_board: bool) -> bytes:
-        chance = self._random.random
-        if self.cut or (self.deaf_board and not from_board) or chance() < self.loss:
-            return b""
-        if chance() < self.damage:
-            at = self._random.randrange(len(data))
-            data = data[:at] + bytes((data[at] ^ (1 << self._random.randrange(8)),)) + data[at + 1 :]
-        return data
-
-    def _move(self) -> None:
-        share = max(1, round(self.rate * _TICK)) if self.rate else _BACKLOG
-        if self.rate and self._timer is not None:
+    def _read(self) -> None:
+        far = self._line.other(self)
+        if far.full:  # leave the rest to the terminal's own buffer for a while
+            self._loop.remove_reader(self.fd)
+            self._pause = self._loop.call_later(_TICK, self._resume, self.fd)
             return
-        for from_board, pending in self._pending.items():
-            target = self._master if from_board else self._board_master
-            if target < 0:
-                pending.clear()  # nobody is there: it goes into the air
-            elif pending:
-                try:
-                    written = os.write(target, pending[:share])
-                except OSError:
-                    written = 0
-                self.passed[not from_board] += written
-                del pending[:written]
-        if any(self._pending.values()):
-            self._timer = self._loop.call_later(_TICK, self._again)
+        try:
+            data = os.read(self.fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:  # its owner has gone, or the terminal has nobody: look again later
+            self._loop.remove_reader(self.fd)
+            self._pause = self._loop.call_later(_TICK, self._resume, self.fd)
+            return
+        for piece in self._line.fate(data, not self._to_board):
+            far.take(piece)
 
-    def _again(self) -> None:
+    def _resume(self, fd: int) -> None:
+        if fd == self.fd:
+            self._loop.add_reader(fd, self._read)
+
+    @property
+    def full(self) -> bool:
+        """Whether enough is under way to this end."""
+        return self._late + len(self._out) >= _BACKLOG
+
+    def take(self, data: bytes) -> None:
+        """Put out a piece once it is due."""
+        due = self._turn.due(len(data))
+        if not self._held and due <= self._loop.time():
+            self._put(data)
+        else:
+            self._late += len(data)
+            self._held.append(self._loop.call_at(due, self._arrive, data))
+
+    def _arrive(self, data: bytes) -> None:
+        self._held.pop(0)
+        self._late -= len(data)
+        self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        if self.fd < 0:
+            return  # nobody is there: it goes into the air
+        self._out += data
+        if self._timer is None:
+            self._flush()
+
+    def _flush(self) -> None:
         self._timer = None
-        self._move()
+        try:
+            written = os.write(self.fd, self._out)
+        except OSError:
+            written = 0
+        self._line.passed[self._to_board] += written
+        del self._out[:written]
+        if self._out:
+            self._timer = self._loop.call_later(_TICK, self._flush)
 
 
 def _pair() -> tuple[int, int]:
