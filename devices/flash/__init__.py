@@ -1,0 +1,1 @@
+"""Puts MicroPython, the firmware and a program on a board."""
