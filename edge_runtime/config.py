@@ -303,6 +303,55 @@ class SchemaSettings(msgspec.Struct, frozen=True):
 _Dialect = Literal["tasmota", "zigbee2mqtt", "esphome"]
 
 
+_KIND = Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+_YEAR = 366 * 86_400_000_000
+
+
+class StreamSettings(msgspec.Struct, frozen=True):
+    """A computation over events without any code: windows where there is `compute`, else the steps alone."""
+
+    kind: Annotated[str, _KIND]
+    """The kind of events that it takes."""
+    emit: Annotated[str, _KIND]
+    """The kind of the events that it makes."""
+    where: Annotated[str, Meta(max_length=1000)] = ""
+    """A condition that events have to meet, such as `"temperature > -40"`."""
+    steps: Annotated[
+        tuple[str, ...], Meta(max_length=32, description='a list of steps, such as ["filter temperature > -40"]')
+    ] = ()
+    """What is done to events first, in order, such as `"map celsius = (f - 32) * 5 / 9"` (docs/streams.md)."""
+    compute: Annotated[
+        dict[str, str], Meta(max_length=64, description='a table of texts, such as { mean = "mean(temperature)" }')
+    ] = {}
+    """What is computed over each window, by name, such as `{ p95 = "quantile(temperature, 0.95)" }`."""
+    every: Annotated[int, _duration(0, _YEAR)] = 0
+    """How often a window begins."""
+    size: Annotated[int, _duration(0, _YEAR)] = 0
+    """How long a window is; 0 for as long as `every`."""
+    gap: Annotated[int, _duration(0, _YEAR)] = 0
+    """Makes sessions instead: windows that end where for so long there was no event."""
+    by: Annotated[str, Meta(max_length=128)] = "device"
+    """What windows are kept apart by: `device`, a field such as `data.zone`, or nothing."""
+    lateness: Annotated[int, _duration(0, _YEAR)] = 0
+    """How much later events may come."""
+    delay: Annotated[int, _duration(0, _YEAR)] = 0
+    """How far behind the newest event of a device others of it are waited for."""
+    idle: Annotated[int, _duration(1_000_000, _YEAR)] = 60_000_000
+    """A device that is silent for so long is not waited for."""
+    accumulation: Literal["discarding", "accumulating", "retracting"] = "discarding"
+    """What a further result of a window holds: what is new, all of it, or that after one that takes back the last."""
+    early_count: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """A result before the end of a window after so many events; 0 for none."""
+    early_every: Annotated[int, _duration(0, _YEAR)] = 0
+    """A result before the end of a window every so often; 0 for none."""
+    absent: Annotated[int, _duration(0, _YEAR)] = 0
+    """Instead of `compute`: an event when a device that was heard of is silent for so long."""
+    late: Annotated[str, Meta(max_length=64)] = ""
+    """The kind under which events that come too late are emitted; empty: they are dead letters."""
+    start: Literal["latest", "earliest"] = "latest"
+    """Where a new computation begins."""
+
+
 class MappingSettings(msgspec.Struct, frozen=True):
     """A mapping of your own, under a free name: messages of other devices become events."""
 
@@ -379,6 +428,7 @@ class Config(msgspec.Struct, frozen=True):
     functions: Functions = msgspec.field(default_factory=Functions)
     schemas: dict[str, SchemaSettings] = {}
     serial: dict[str, SerialSettings] = {}
+    streams: dict[str, StreamSettings] = {}
     apps: dict[str, AppSettings] = {}
     targets: dict[str, HttpCloudEvents] = {}
 
@@ -548,6 +598,9 @@ class _Reader:
     def _schemas(self, raw: Any, where: str) -> dict[str, SchemaSettings]:
         return self._named(raw, where, SchemaSettings, r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "KIND")
 
+    def _streams(self, raw: Any, where: str) -> dict[str, StreamSettings]:
+        return self._named(raw, where, StreamSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
+
     def _own_mappings(self, raw: Any, where: str) -> dict[str, MappingSettings]:
         return self._named(raw, where, MappingSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
 
@@ -564,6 +617,7 @@ class _Reader:
         "targets": _targets,
         "schemas": _schemas,
         "serial": _serial,
+        "streams": _streams,
         "mappings.own": _own_mappings,
     }
 
@@ -635,6 +689,9 @@ def _shown(raw: Any) -> str:
 
 def _expected(kind: Any) -> str:
     """What may stand there, in words."""
+    described = _meta(kind)
+    if described is not None and described.description:
+        return described.description
     if get_origin(kind) is Literal:
         return " or ".join(f'"{choice}"' for choice in get_args(kind))
     meta, unit = (_meta(kind), _unit(kind)) if get_origin(kind) is Annotated else (None, None)
@@ -697,19 +754,25 @@ def _tables() -> list[tuple[str, type[msgspec.Struct]]]:
     fields = msgspec.structs.fields(Config)
     tables = [(field.name, field.type) for field in fields if field.name not in _NAMED]
     named = [("mappings.own.NAME", MappingSettings), ("schemas.KIND", SchemaSettings), ("apps.NAME", AppSettings)]
-    named.insert(2, ("serial.NAME", SerialSettings))
+    named[2:2] = [("serial.NAME", SerialSettings), ("streams.NAME", StreamSettings)]
     return [*tables, *named, *(("targets.NAME", kind) for kind in TARGETS.values())]
 
 
-_NAMED = ("schemas", "serial", "apps", "targets")
+_NAMED = ("schemas", "serial", "streams", "apps", "targets")
 _EXAMPLES = {
     "mappings.own.NAME": "mappings.own.shelly",
     "schemas.KIND": "schemas.climate",
     "serial.NAME": "serial.boards",
+    "streams.NAME": "streams.minute",
     "apps.NAME": "apps.greenhouse",
     "targets.NAME": "targets.cloud",
 }
-_EXAMPLE_VALUES = {"topic": '"shellies/{device}/status"', "kind": '"power"', "file": '"climate.schema.json"'}
+_EXAMPLE_VALUES = {
+    "topic": '"shellies/{device}/status"',
+    "kind": '"power"',
+    "file": '"climate.schema.json"',
+    "emit": '"power.minute"',
+}
 
 
 def settings() -> Iterator[Setting]:

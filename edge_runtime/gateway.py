@@ -8,7 +8,7 @@ import fcntl
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -70,7 +70,7 @@ from edge_runtime.journal.interface import Usage
 from edge_runtime.journal.records import DeadLetter, Stored
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite.client import SqliteJournal
-from edge_runtime.manifest import Endpoint, Manifest, OnEvent, Route, Schedule
+from edge_runtime.manifest import AnyTrigger, Endpoint, Manifest, Route, Schedule, StreamTrigger
 from edge_runtime.planes import backups, instrumentation
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
@@ -92,6 +92,7 @@ from edge_runtime.planes.messages import (
     Storage,
 )
 from edge_runtime.planes.scaling import AppScaling
+from edge_runtime.streams.streams import TABLE, Streams
 
 TAIL_BATCH = 500
 RECOVERY = 1_000_000
@@ -101,8 +102,6 @@ TICK = 60_000_000
 
 CERTIFICATE_LOOK = 6 * 3_600_000_000
 """How often the gateway looks whether its certificate is due, or the machine has a new address; microseconds."""
-
-AnyTrigger = OnEvent | Route | Schedule | Endpoint
 
 _log = logging.getLogger("edge.gateway")
 _security = logging.getLogger(SECURITY)
@@ -248,6 +247,8 @@ class Gateway:
             limits=EndpointLimits(config.http.timeout, config.http.max_body, config.http.max_requests),
         )
         self.timers = Timers(self.journal, tables, clock, done=self._dealt_with, draw=lambda: secrets.token_bytes(8))
+        self.streams = Streams(clock, self.timers, self._tags_of)
+        stack.push_async_callback(self.streams.worker.stop)
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
         self.lineage = Lineage(self.journal, self.flows, lambda runner: isinstance(runner.flow, RouteFlow))
@@ -263,6 +264,7 @@ class Gateway:
         )
         stack.push_async_callback(self.flows.stop)
         await self.deployments.resume()
+        await self._resume_streams()
         if config.coap.listen:
             self.coap = CoapFrontDoor(
                 admission,
@@ -466,6 +468,19 @@ class Gateway:
         _security.warning("the app %s has a new token for its endpoints", app)
         return AppKey(app, text)
 
+    async def _resume_streams(self) -> None:
+        """Start the computations of edge.toml, and end those that are no longer in it."""
+        flows = self.streams.of_settings(self.config.streams)
+        for flow in flows:
+            await self.flows.install(flow, resume=True)
+        for name in self.flows.known(TABLE):
+            if name not in {flow.name for flow in flows}:
+                await self.flows.remove(name)
+
+    def _tags_of(self, device: str) -> Mapping[str, str]:
+        found = self.registry.record(device)
+        return {} if found is None else found.tags
+
     def _live_manifest(self, app: str) -> Manifest | None:
         live = self.deployments.live.get(app)
         return None if live is None else live[1]
@@ -476,7 +491,11 @@ class Gateway:
         reach = Reach(
             Grants.of(manifest.grants), self.secrets.get, self._http_out.of(manifest.app), self.metrics, limits.state
         )
-        return [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
+        if manifest.app == TABLE:
+            raise DeployError(f"no app can be called '{TABLE}': the computations of edge.toml are")
+        flows = [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
+        streams = [trigger for trigger in manifest.triggers if isinstance(trigger, StreamTrigger)]
+        return [*flows, *(self.streams.of_trigger(manifest.app, trigger) for trigger in streams)]
 
     def _flow(self, app: str, version: str, trigger: AnyTrigger, reach: Reach) -> Flow:
         try:

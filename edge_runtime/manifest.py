@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+
+from edge_runtime.streamspec import Stream
 
 
 class Trigger(msgspec.Struct, frozen=True, tag_field="type"):
@@ -65,13 +69,38 @@ class Endpoint(Trigger, frozen=True, tag="http"):
     """What the function gets to see of a request's headers, besides those that everybody sees."""
 
 
+class StreamTrigger(Trigger, frozen=True, tag="stream"):
+    """Run the function for each result of a computation over events: a pane, a match, an absence.
+
+    The computation is a flow of its own, `<app>.<name>.stream`. Its results are events of the kind
+    `$stream.<app>.<name>`, which the function's flow takes.
+    """
+
+    stream: Stream | None = None
+    late: str = ""
+    """The kind under which events that come too late are emitted; without it they are dead letters."""
+
+    def flow(self, app: str) -> str:
+        """The name of the computation's flow."""
+        return f"{app}.{self.name}.stream"
+
+
+AnyTrigger = OnEvent | Route | Schedule | Endpoint | StreamTrigger
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """An app as found by loading it."""
 
     app: str
-    triggers: list[OnEvent | Route | Schedule | Endpoint]
+    triggers: list[AnyTrigger]
     grants: list[str] = []
     """What it asks for beyond its own events (`edge_runtime/grants.py`)."""
+
+
+def flows_of(app: str, triggers: Sequence[Trigger]) -> list[str]:
+    """The names of an app's flows."""
+    names = [f"{app}.{trigger.name}" for trigger in triggers]
+    return names + [trigger.flow(app) for trigger in triggers if isinstance(trigger, StreamTrigger)]
 
 
 class FunctionRef(msgspec.Struct, frozen=True):

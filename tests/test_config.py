@@ -146,6 +146,7 @@ def test_the_template_shows_the_defaults_and_nothing_else(tmp_path: Path) -> Non
     assert everything.targets.pop("cloud") == config.HttpCloudEvents("http-cloudevents", "https://example.org/on-event")
     assert everything.serial.pop("boards") == config.SerialSettings()
     assert everything.apps.pop("greenhouse") == config.AppSettings()
+    assert everything.streams.pop("minute") == config.StreamSettings("power", "power.minute")
     assert everything.schemas.pop("climate") == config.SchemaSettings(tmp_path / "climate.schema.json")
     own = everything.mappings.own.pop("shelly")
     assert own == config.MappingSettings("shellies/{device}/status", "power")

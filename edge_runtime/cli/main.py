@@ -15,6 +15,7 @@ from edge_runtime.cli import (
     deploys,
     devices,
     doctor,
+    explain,
     flows,
     gateway,
     secrets,
@@ -48,7 +49,22 @@ def _root(
     pass
 
 
-for group in (gateway, devices, deploys, apps, secrets, users, flows, dead, watch, trace, backup, doctor, demo):
+for group in (
+    gateway,
+    devices,
+    deploys,
+    apps,
+    explain,
+    secrets,
+    users,
+    flows,
+    dead,
+    watch,
+    trace,
+    backup,
+    doctor,
+    demo,
+):
     group.register(app)
 
 

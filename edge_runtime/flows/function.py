@@ -29,7 +29,7 @@ from edge_runtime.flows.reach import Reach, Requests, TooManyRequests
 from edge_runtime.flows.states import changed
 from edge_runtime.flows.timers import MAX_PENDING, MAX_PENDING_BYTES, Timers
 from edge_runtime.journal.records import Command, DeadLetter, Entry, Record, State, StateChange, Timer, TimerCancelled
-from edge_runtime.manifest import Endpoint, FunctionRef, OnEvent, Schedule
+from edge_runtime.manifest import Endpoint, FunctionRef, OnEvent, Schedule, StreamTrigger
 from edge_runtime.size import rough
 from edge_runtime.throttle import Throttle, ThrottledLog
 
@@ -52,7 +52,7 @@ class FunctionFlow:
         self,
         app: str,
         version: str,
-        trigger: OnEvent | Schedule | Endpoint,
+        trigger: OnEvent | Schedule | Endpoint | StreamTrigger,
         *,
         matches: Callable[[Any], bool],
         invoker: Invoker,

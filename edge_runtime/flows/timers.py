@@ -104,6 +104,10 @@ class Timers:
         waiting = self._pending
         return waiting.count(flow) + more > MAX_PENDING or waiting.bytes(flow) + size > MAX_PENDING_BYTES
 
+    def waits(self, flow: str, device: str, key: str) -> bool:
+        """Whether a flow's event for a device is still to come under this key."""
+        return self._pending.under(flow, device, key) is not None
+
     def __len__(self) -> int:
         return len(self._pending.timers)
 

@@ -30,7 +30,7 @@ from edge_runtime.functions.sources import check_files, read_files
 from edge_runtime.functions.stats import FunctionStats, Recorder
 from edge_runtime.functions.versions import AppFiles, StoredVersion, Versions
 from edge_runtime.grants import Grants
-from edge_runtime.manifest import Endpoint, FunctionRef, Manifest, Route, Schedule, Trigger
+from edge_runtime.manifest import Endpoint, FunctionRef, Manifest, Route, Schedule, StreamTrigger, Trigger
 
 STOCK = 2
 """Virgin instances that each executor keeps ready: 2.5 MiB each."""
@@ -357,6 +357,13 @@ def _well_formed(app: str, trigger: Trigger) -> bool:
                 and len(headers) <= 32
                 and all(_HEADER.fullmatch(name) for name in headers)
                 and not {"authorization", "cookie", "proxy-authorization"}.intersection(headers)
+            )
+        case StreamTrigger(stream=stream, late=late):
+            return (
+                trigger.kind == f"$stream.{app}.{trigger.name}"
+                and stream is not None
+                and all(NAME.fullmatch(source.kind) for source in stream.sources)
+                and (not late or NAME.fullmatch(late) is not None)
             )
         case _:
             return NAME.fullmatch(trigger.kind) is not None

@@ -23,7 +23,11 @@ def routes(deployments: Deployments) -> list[Route]:
     async def replay(request: Request) -> Response:
         return reply(await deployments.replay(_app(request), await read(request, AppReplay)))
 
+    async def explain(request: Request) -> Response:
+        return reply(await deployments.explain(_app(request), request.query_params.get("version", "")))
+
     return [
+        Route("/apps/{app}/explain", guarded(explain)),
         Route("/apps/{app}/replay", guarded(replay), methods=["POST"]),
         Route("/apps/{app}/versions", guarded(versions)),
         Route("/apps/{app}/rollback", guarded(rollback), methods=["POST"]),

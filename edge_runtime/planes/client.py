@@ -27,6 +27,7 @@ from edge_runtime.planes.api_users import Allowed, NewUser, UserKey
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
 from edge_runtime.planes.deployments import Rollback, VersionRow
+from edge_runtime.planes.explanations import Explanation
 from edge_runtime.planes.inventory import (
     ConfigRow,
     DeviceDetail,
@@ -297,6 +298,11 @@ class Client:
     def versions(self, app: str) -> list[VersionRow]:
         """The stored versions of an app."""
         return self._ask("GET", f"/apps/{quote(app, safe='')}/versions", list[VersionRow])
+
+    def explain(self, app: str, version: str = "") -> Explanation:
+        """How the functions of an app run, and why."""
+        query = f"?version={quote(version, safe='')}" if version else ""
+        return self._ask("GET", f"/apps/{quote(app, safe='')}/explain{query}", Explanation)
 
     def app_token(self, app: str) -> AppKey:
         """Give an app a new token for its endpoints; the old one is void."""

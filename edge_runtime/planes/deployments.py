@@ -22,10 +22,12 @@ from edge_runtime.flows.timers import Timers
 from edge_runtime.grants import Grants, sentence
 from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import AppVersion
-from edge_runtime.manifest import Endpoint, Manifest, Route, Schedule, Trigger
+from edge_runtime.manifest import Endpoint, Manifest, Route, Schedule, StreamTrigger, Trigger, flows_of
 from edge_runtime.planes.control import FlowControl
+from edge_runtime.planes.explanations import Explanation, explain, in_words
 from edge_runtime.planes.messages import Deploy, Deployed, TriggerRow
 from edge_runtime.planes.rehearsal import AppReplay, AppReplayed, Rehearsal
+from edge_runtime.streamspec import Stream
 
 if TYPE_CHECKING:  # the command line, which needs the messages here, should not wait for the sandbox
     from edge_runtime.functions.platform import Checked, FunctionPlatform
@@ -194,6 +196,12 @@ class Deployments:
             for item in await self._platform.stored(app)
         ]
 
+    async def explain(self, app: str, version: str = "") -> Explanation:
+        """How the functions of an app's version (empty: the live one) run, and why."""
+        record = self.record(app)
+        async with self.borrowed(app, version or record.version) as manifest:
+            return explain(manifest, version or record.version)
+
     @contextlib.asynccontextmanager
     async def borrowed(self, app: str, version: str) -> AsyncIterator[Manifest]:
         """A stored version, loaded as long as the block runs, live or not. Raises `NotFound` or `DeployError`."""
@@ -242,7 +250,7 @@ class Deployments:
 
     def _runs(self, manifest: Manifest, version: str) -> bool:
         live = self.live.get(manifest.app)
-        names = (f"{manifest.app}.{trigger.name}" for trigger in manifest.triggers)
+        names = flows_of(manifest.app, manifest.triggers)
         return live is not None and live[0].version == version and all(name in self._flows.runners for name in names)
 
     def _asks(self, manifest: Manifest, approved: Sequence[str]) -> list[str]:
@@ -294,7 +302,7 @@ class Deployments:
         """What the app has no trigger for any more need not be waited for; and schedules are those of this version."""
         schedules = {f"{manifest.app}.{t.name}": t for t in manifest.triggers if isinstance(t, Schedule)}
         await self._timers.follow(manifest.app, schedules)
-        names = {f"{manifest.app}.{trigger.name}" for trigger in manifest.triggers}
+        names = set(flows_of(manifest.app, manifest.triggers))
         for name in self._flows.known(manifest.app):
             if name not in names:
                 await self._flows.remove(name)
@@ -333,7 +341,7 @@ def triggers(manifest: Manifest) -> list[TriggerRow]:
     ]
 
 
-_TYPES: dict[type, str] = {Route: "route", Schedule: "schedule", Endpoint: "http"}
+_TYPES: dict[type, str] = {Route: "route", Schedule: "schedule", Endpoint: "http", StreamTrigger: "stream"}
 
 
 def _terms(app: str, trigger: Trigger) -> str:
@@ -345,5 +353,7 @@ def _terms(app: str, trigger: Trigger) -> str:
             return f"every {timedelta(microseconds=every)}"
         case Endpoint(path=path, methods=methods, public=public):
             return f"{', '.join(methods)} /apps/{app}{path}, {'for anybody' if public else 'with the token of the app'}"
+        case StreamTrigger(stream=Stream() as stream):
+            return in_words(stream)
         case _:
             return ""

@@ -184,8 +184,9 @@ async def test_large_outcomes_come_in_pieces(platform: FunctionPlatform) -> None
     outcomes: list[Outcome] = []
     while len(outcomes) < 300:
         more = await platform.invoke(ref("f"), [event(seq=n) for n in range(len(outcomes), 300)])
-        assert 4 < len(more) < 100  # more than one frame holds, and not more than the gateway has room for
         outcomes += more
+        # More than one frame holds (but for the rest at the end), and not more than the gateway has room for.
+        assert 4 < len(more) < 100 or len(outcomes) == 300
     assert [len(ok(outcome).value) for outcome in outcomes] == [250_000] * 300
     assert platform.stats().restarts == 0
 

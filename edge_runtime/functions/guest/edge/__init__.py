@@ -11,14 +11,44 @@
 The same package runs in the gateway's sandbox and on your machine, where `edge.testing` tests an app with pytest.
 """
 
-from edge._app import App, AppError, HttpTrigger, OnTrigger, RouteTrigger, ScheduleTrigger
+from edge._app import App, AppError, HttpTrigger, OnTrigger, RouteTrigger, ScheduleTrigger, StreamTrigger
 from edge._context import Context, NotGranted
 from edge._event import Event
 from edge._http import HttpError, Response
 from edge._reply import Reply
 from edge._state import State
+from edge._streams import (
+    Aggregate,
+    Pane,
+    Step,
+    collect,
+    count,
+    deduplicated,
+    delta,
+    distinct,
+    enriched,
+    filtered,
+    first,
+    flattened,
+    fold,
+    last,
+    mapped,
+    maximum,
+    mean,
+    minimum,
+    quantile,
+    rate,
+    sampled,
+    split,
+    throttled,
+    time_mean,
+    top,
+    total,
+    variance,
+)
 
 __all__ = [
+    "Aggregate",
     "App",
     "AppError",
     "Context",
@@ -27,9 +57,36 @@ __all__ = [
     "HttpTrigger",
     "NotGranted",
     "OnTrigger",
+    "Pane",
     "Reply",
     "Response",
     "RouteTrigger",
     "ScheduleTrigger",
     "State",
+    "Step",
+    "StreamTrigger",
+    "collect",
+    "count",
+    "deduplicated",
+    "delta",
+    "distinct",
+    "enriched",
+    "filtered",
+    "first",
+    "flattened",
+    "fold",
+    "last",
+    "mapped",
+    "maximum",
+    "mean",
+    "minimum",
+    "quantile",
+    "rate",
+    "sampled",
+    "split",
+    "throttled",
+    "time_mean",
+    "top",
+    "total",
+    "variance",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from edge import _streams
 from edge._durations import microseconds
+from edge._streams import Aggregate, Pane, Step, Terms
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -18,6 +20,7 @@ _STARTS = ("latest", "earliest")
 _POLICIES = ("skip", "hold", "stop")
 _MOST_RETRIES = 100
 _MISSED = ("skip", "once")
+_TRIGGERS = ("on", "route", "schedule", "http", "window", "join", "absent", "sequence")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}){1,8}")
 _HEADER = re.compile(r"[a-z0-9-]{1,64}")
@@ -90,6 +93,39 @@ class ScheduleTrigger(OnTrigger):
             "tz": self.tz,
             "missed": self.missed,
         }
+
+
+@dataclass(slots=True)
+class StreamTrigger(OnTrigger):
+    """Runs a function for each result of a computation over a stream of events."""
+
+    stream: dict[str, Any] = field(default_factory=dict)
+    late: str = ""
+    folds: dict[str, Callable[[list[Any]], Any]] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, Any]:
+        """The trigger as plain values."""
+        plain = OnTrigger.manifest(self)
+        del plain["serial"]
+        return {**plain, "type": "stream", "stream": self.stream, "late": self.late}
+
+    def pane(self, data: dict[str, Any]) -> Pane:
+        """The result that an event of its kind carries."""
+        values = data["values"]
+        for name, fold in self.folds.items():
+            if name in values:
+                values[name] = _folded(fold, values[name])
+        return Pane(data["key"], data["start"], data["end"], values, data["timing"], data["number"], data["retraction"])
+
+
+def _folded(fold: Callable[[list[Any]], Any], values: Any) -> Any:
+    found = values["values"] if isinstance(values, dict) else values
+    if not isinstance(fold, type):
+        return fold(found)
+    folding = fold()
+    for value in found:
+        folding.add(value)
+    return folding.result()
 
 
 @dataclass(slots=True)
@@ -278,6 +314,215 @@ class App:
 
         return register
 
+    def window(
+        self,
+        kind: str,
+        *,
+        compute: Mapping[str, Aggregate],
+        every: float | str | None = None,
+        size: float | str | None = None,
+        gap: float | str | None = None,
+        by: str = "device",
+        time: str = "event",
+        lateness: float | str = 0,
+        delay: float | str = 0,
+        idle: float | str = "1m",
+        offset: float | str = 0,
+        early_count: int = 0,
+        early_every: float | str = 0,
+        late_every: float | str = 0,
+        accumulation: str = "discarding",
+        where: str = "",
+        steps: Iterable[Step] = (),
+        after: Iterable[Step] = (),
+        late: str = "",
+        start: str = "latest",
+        retries: int = 2,
+        on_error: str = "skip",
+    ) -> Callable[[Function], Function]:
+        """Run the function below for each pane: what was `compute`d over the events of `kind` within a window.
+
+        The function takes `(pane)` or `(pane, ctx)`. Windows are by event time (`time="processing"`: by the gateway's
+        clock) and by device (`by="data.zone"`: by that field; `by=""`: over all). `every="1m"` makes them follow each
+        other, with `size="5m"` they overlap; `gap="30s"` makes sessions; without any there is one for all time.
+
+        A pane leaves when the watermark passes the end of its window: when every device has sent events from behind it
+        (`delay` behind the newest), or none for `idle`. Events may come `lateness` later, and cause another pane; what
+        comes later still is put with the dead letters, or emitted as the kind `late`. `early_count` and `early_every`
+        give panes before the end, `late_every` batches those after it. `accumulation` says whether a further pane has
+        what is new (`discarding`), all of the window (`accumulating`), or that behind one that takes back what was
+        said before (`retracting`).
+        """
+
+        def register(function: Function) -> Function:
+            try:
+                computation = _streams.window(
+                    every,
+                    size,
+                    gap,
+                    by,
+                    time,
+                    lateness,
+                    compute,
+                    early_count,
+                    early_every,
+                    late_every,
+                    accumulation,
+                    idle,
+                    delay,
+                    offset,
+                )
+            except Terms as error:
+                raise AppError(f"@app.window({kind!r}): {error}") from None
+            folds = {name: a.fold for name, a in compute.items() if a.fold is not None}
+            self._stream("window", function, [(kind, where)], computation, steps, after, late, start, retries, on_error)
+            self.triggers[function.__name__].folds = folds  # type: ignore[attr-defined]
+            return function
+
+        return register
+
+    def join(
+        self,
+        kind: str,
+        other: str,
+        *,
+        within: float | str | None = None,
+        latest: bool = False,
+        keep: float | str = 0,
+        by: str = "device",
+        lateness: float | str = 0,
+        where: str = "",
+        other_where: str = "",
+        steps: Iterable[Step] = (),
+        after: Iterable[Step] = (),
+        late: str = "",
+        start: str = "latest",
+        retries: int = 2,
+        on_error: str = "skip",
+    ) -> Callable[[Function], Function]:
+        """Run the function below for each two events of `kind` and `other` of a device at most `within` apart.
+
+        With `latest`, for each event of `kind` with the latest one of `other` (no older than `keep`, if that is given).
+        `pane.values` holds the data of both, as `left` and `right`.
+        """
+
+        def register(function: Function) -> Function:
+            try:
+                if latest == (within is not None):
+                    raise Terms('say within="10s", or latest=True')
+                length = 0 if within is None else _streams.length("within", within)
+                behind = _streams.optional_length("lateness", lateness)
+                computation: dict[str, Any]
+                if latest:
+                    computation = {"type": "latest", "by": by, "keep": _streams.optional_length("keep", keep)}
+                else:
+                    computation = {"type": "join", "within": length, "by": by, "lateness": behind}
+            except Terms as error:
+                raise AppError(f"@app.join({kind!r}, {other!r}): {error}") from None
+            sources = [(kind, where), (other, other_where)]
+            self._stream("join", function, sources, computation, steps, after, late, start, retries, on_error)
+            return function
+
+        return register
+
+    def absent(
+        self,
+        kind: str,
+        *,
+        after: float | str,
+        back: bool = False,
+        by: str = "device",
+        where: str = "",
+        steps: Iterable[Step] = (),
+        start: str = "latest",
+        retries: int = 2,
+        on_error: str = "skip",
+    ) -> Callable[[Function], Function]:
+        """Run the function below when a device that sent events of `kind` has sent none for `after` so long.
+
+        With `back` it runs also when the device is heard of again; `pane.values["absent"]` tells which it is.
+        """
+
+        def register(function: Function) -> Function:
+            try:
+                computation = {"type": "absent", "length": _streams.length("after", after), "by": by, "back": back}
+            except Terms as error:
+                raise AppError(f"@app.absent({kind!r}): {error}") from None
+            self._stream("absent", function, [(kind, where)], computation, steps, (), "", start, retries, on_error)
+            return function
+
+        return register
+
+    def sequence(
+        self,
+        kind: str,
+        *,
+        then: str,
+        within: float | str,
+        without: str = "",
+        by: str = "device",
+        lateness: float | str = 0,
+        where: str = "",
+        then_where: str = "",
+        without_where: str = "",
+        steps: Iterable[Step] = (),
+        after: Iterable[Step] = (),
+        late: str = "",
+        start: str = "latest",
+        retries: int = 2,
+        on_error: str = "skip",
+    ) -> Callable[[Function], Function]:
+        """Run the function below when an event of `kind` is followed by one of `then` of the same device.
+
+        That is `within` so long, and without one of `without` between them. `pane.values` holds the data of both, as
+        `first` and `then`.
+        """
+
+        def register(function: Function) -> Function:
+            try:
+                length, behind = _streams.length("within", within), _streams.optional_length("lateness", lateness)
+            except Terms as error:
+                raise AppError(f"@app.sequence({kind!r}): {error}") from None
+            computation = {"type": "sequence", "within": length, "by": by, "lateness": behind}
+            sources = [(kind, where), (then, then_where)]
+            if without:
+                sources.append((without, without_where))
+            self._stream("sequence", function, sources, computation, steps, after, late, start, retries, on_error)
+            return function
+
+        return register
+
+    def _stream(
+        self,
+        trigger: str,
+        function: Callable[..., Any],
+        sources: list[tuple[str, str]],
+        computation: dict[str, Any],
+        steps: Iterable[Step],
+        after: Iterable[Step],
+        late: str,
+        start: str,
+        retries: int,
+        on_error: str,
+    ) -> None:
+        decorator = f"@app.{trigger}({sources[0][0]!r})"
+        for kind, where in sources:
+            described = _described(function, trigger, kind, where, start, retries, on_error)
+        if not isinstance(late, str) or (late and not _NAME.fullmatch(late)):
+            raise AppError(f"{decorator}: late={late!r} is not a kind of events")
+        try:
+            stream = {
+                "sources": [{"kind": kind, "where": where} for kind, where in sources],
+                "computation": computation,
+                "steps": _streams.plain_steps(steps, "steps"),
+                "after": _streams.plain_steps(after, "after"),
+            }
+        except Terms as error:
+            raise AppError(f"{decorator}: {error}") from None
+        made = StreamTrigger(*described, stream=stream, late=late)
+        made.kind, made.where = f"$stream.{self.name}.{made.name}", ""
+        self._add(made)
+
     def manifest(self) -> dict[str, Any]:
         """What the app says about itself, as plain values."""
         return {
@@ -295,8 +540,8 @@ class App:
         self.triggers[trigger.name] = trigger
 
     def __getattr__(self, name: str) -> Any:
-        close = get_close_matches(name, ("on", "route", "schedule", "http"), n=1, cutoff=0.5)
-        hint = f"did you mean '@app.{close[0]}'?" if close else "there are @app.on, .route, .schedule and .http"
+        close = get_close_matches(name, _TRIGGERS, n=1, cutoff=0.5)
+        hint = f"did you mean '@app.{close[0]}'?" if close else f"there are @app.{', .'.join(_TRIGGERS)}"
         raise AttributeError(f"an app has no trigger '{name}'; {hint}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from edge._app import HttpTrigger, OnTrigger, RouteTrigger
+from edge._app import HttpTrigger, OnTrigger, RouteTrigger, StreamTrigger
 from edge._context import Context, OutputLimit
 from edge._event import Event
 from edge._http import Unanswered
@@ -57,7 +57,8 @@ def run(loaded: Loaded, function: str, event: Event, terms: Terms, given: Given)
 
 def _call(trigger: OnTrigger, event: Event, ctx: Context) -> str:
     """What a route or an endpoint returned, as JSON; what another function returns is nobody's to use."""
-    value = trigger.function(event, ctx) if trigger.wants_context else trigger.function(event)
+    given = trigger.pane(event.data) if isinstance(trigger, StreamTrigger) else event
+    value = trigger.function(given, ctx) if trigger.wants_context else trigger.function(given)
     answers = isinstance(trigger, HttpTrigger)
     if not answers and (value is None or not isinstance(trigger, RouteTrigger)):
         return "null"

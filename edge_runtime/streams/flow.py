@@ -1,0 +1,348 @@
+"""A stream as a flow: what it computes becomes events, and what it holds is stored with its progress.
+
+The computing is the worker's. Here, results become records: panes and matches are events of the stream's own kind (or
+of one that the user chose), late events are dead letters (or events), and a timer brings the tick that is due next.
+State is stored as that of functions is (`StateChange`), in buckets, under the hash of the specification: a changed
+specification begins with nothing, and the old state is there for a rollback.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2s
+from typing import Any
+
+import msgspec
+
+from edge_runtime import expr
+from edge_runtime.clock import Clock
+from edge_runtime.events import GATEWAY, MAX_HOPS, Event, Origin
+from edge_runtime.flows.flow import Done, Failed, Policy, StateLost, Taken, Turn
+from edge_runtime.flows.ports import Unavailable
+from edge_runtime.flows.states import NoStates, States
+from edge_runtime.flows.timers import Timers
+from edge_runtime.journal.records import DeadLetter, Entry, Record, StateChange, Timer
+from edge_runtime.streams.client import StreamWorker, WorkerSession
+from edge_runtime.streams.machine import TICK, Late, Note, Pane, Result
+from edge_runtime.streams.messages import Taken as Computed
+from edge_runtime.streams.running import STEP
+from edge_runtime.streamspec import Enrich, Stream
+from edge_runtime.throttle import ThrottledLog
+
+BUCKETS = 256
+"""Of names of state: together with the results of one batch they make one append."""
+POLICY = Policy(retries=0, on_error="skip")
+"""A stream does not fail on events."""
+
+_AT = "$at"
+_TICK = "$tick"
+_NOTHING = Done()
+
+
+class StreamFlow:
+    """Implements `Checkpointed`. Make one for each stream of each version of an app."""
+
+    policy = POLICY
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        stream: Stream,
+        *,
+        worker: StreamWorker,
+        clock: Clock,
+        timers: Timers | None = None,
+        start: str = "latest",
+        late: str = "",
+        plain: bool = False,
+        tags: Callable[[str], Mapping[str, str]] | None = None,
+    ) -> None:
+        """`kind` is that of the results, `late` that of events which come too late (empty: they are dead letters).
+
+        With `plain`, the data of a result is the values alone, else all of the pane. `tags` answers a device's tags.
+        """
+        self.name = name
+        self.start = start
+        self.stream = stream
+        self.counts: Counter[str] = Counter()
+        """Of panes, late events and what was noted, since the start."""
+        self._kind = kind
+        self._late = late
+        self._plain = plain
+        self._worker = worker
+        self._clock = clock
+        self._timers = timers
+        self._tags = tags if any(isinstance(step, Enrich) and step.tags for step in stream.steps) else None
+        self._tick_kind = TICK + name
+        self._wanted: dict[str, list[Callable[[Any], bool]]] = {}
+        for source in stream.sources:
+            self._wanted.setdefault(source.kind, []).append(expr.compile(source.where).matches)
+        self._hash = blake2s(msgspec.msgpack.encode(stream), digest_size=6).hexdigest()
+        self._live = _Session(self)
+        self._dry: _Session | None = None
+        self._say = ThrottledLog(logging.getLogger(f"edge.app.{name}").warning, clock)
+
+    def wants(self, event: Event) -> bool:
+        """As `Flow.wants`: events of its sources, and its own ticks."""
+        conditions = self._wanted.get(event.kind)
+        if conditions is None:
+            return event.kind == self._tick_kind
+        return any(matches(event.data) for matches in conditions)
+
+    def key(self, event: Event) -> str:
+        """As `Flow.key`: one line, for windows need all devices' watermarks; their own keys are within."""
+        return ""
+
+    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
+        """As `Flow.take`. Raises `StateLost`."""
+        if turn.dry:
+            if self._dry is None or self._dry.states is not turn.states:
+                self._forget_dry()
+                self._dry = _Session(self)
+            return await self._dry.take(events, turn)
+        return await self._live.take(events, turn)
+
+    def settled(self, events: Sequence[Event], turn: Turn) -> None:
+        """As `Flow.settled`."""
+        if not turn.dry:
+            self._live.settled(len(events))
+
+    async def checkpoint(self, settling: Sequence[Event], at: int) -> list[StateChange] | None:
+        """As `Checkpointed.checkpoint`."""
+        return await self._live.checkpoint(len(settling), at)
+
+    def checkpointed(self) -> None:
+        """As `Checkpointed.checkpointed`."""
+        self._live.checkpointed()
+
+    def let_go(self) -> None:
+        """As `Checkpointed.let_go`."""
+        self._live.close()
+        self._live = _Session(self)
+        self._forget_dry()
+
+    async def reached(self, states: States) -> int | None:
+        """As `Checkpointed.reached`."""
+        kept = await states.of(self.name, [_bucket(_AT)])
+        entry = kept.get(_bucket(_AT), {}).get(self.entry(_AT))
+        return None if entry is None else int(entry[0])
+
+    def _forget_dry(self) -> None:
+        if self._dry is not None:
+            self._dry.close()
+            self._dry = None
+
+    # For its sessions
+
+    def entry(self, name: str) -> str:
+        """Under which an entry of state is kept: apart from those of other specifications."""
+        return f"{self._hash}/{name}"
+
+    async def open(self) -> WorkerSession:
+        """A session in the worker, with nothing in it."""
+        return await self._worker.open(self.stream)
+
+    def tags_of(self, events: Sequence[Event]) -> dict[str, dict[str, str]]:
+        """The tags of the devices of these events, where the stream adds some."""
+        if self._tags is None:
+            return {}
+        return {device: dict(self._tags(device)) for device in {event.device for event in events}}
+
+    def effects(self, event: Event, results: Sequence[Result], turn: Turn) -> list[Record]:
+        """The records that follow from an event's results."""
+        found: list[Record] = []
+        for result in results:
+            if not turn.dry:
+                self.counts[result.timing if isinstance(result, Pane) else type(result).__name__.lower()] += 1
+            match result:
+                case Pane():
+                    found.append(self._pane(event, result, turn, len(found)))
+                case Late() if self._late:
+                    kind, data = self._late, event.data
+                    found.append(self._event(event, event.device, kind, event.time, data, turn, len(found)))
+                case Late(by=by):
+                    detail = f"it came {by / 1e6:.1f} s too late for every window that it belongs to"
+                    if by < 0:
+                        detail = "the clock of its device is wrong, so no window takes it"
+                    found.append(self._dead(event, "late", detail))
+                case Note(device=device, text=text) if not turn.dry:
+                    self._say(f"{self.name}: device '{device}': {text}")
+        return found
+
+    def tick(self, event: Event, after: int, due: int, turn: Turn, index: int) -> Timer:
+        """A timer for the tick that is needed next, in `after` microseconds, when processing time will be `due`."""
+        origin = Origin(self.name, turn.epoch, event.id, index)
+        tick = Event(GATEWAY, b"", 0, self._tick_kind, 0, 0, {"due": due}, 0, origin)
+        now = self._clock.now() if self._timers is None else self._timers.now()
+        return Timer(self.name, tick, now, after, _TICK)
+
+    def ticks(self) -> bool:
+        """Whether a tick is on its way."""
+        return self._timers is None or self._timers.waits(self.name, GATEWAY, _TICK)
+
+    def _pane(self, event: Event, pane: Pane, turn: Turn, index: int) -> Record:
+        if self.stream.computation is None:
+            # Steps alone: an event goes in, and the event that it becomes comes out.
+            kind = pane.values["kind"] if pane.values["kind"] != event.kind else self._kind
+            return self._event(event, pane.key, kind, event.time, pane.values["data"], turn, index)
+        by = getattr(self.stream.computation, "by", "device")
+        device = pane.key if by == "device" else GATEWAY
+        data: dict[str, Any] = {
+            "key": pane.key,
+            "start": pane.start,
+            "end": pane.end,
+            "values": pane.values,
+            "timing": pane.timing,
+            "number": pane.number,
+            "retraction": pane.retraction,
+        }
+        if self._plain:
+            window = {name: data[name] for name in ("key", "start", "end", "timing", "number", "retraction")}
+            data = {**pane.values, "window": window}
+        return self._event(event, device, self._kind, pane.end, data, turn, index)
+
+    def _event(
+        self, cause: Event, device: str, kind: str, time: int, data: Any, turn: Turn, index: int
+    ) -> Event | DeadLetter:
+        if cause.hops >= MAX_HOPS:
+            return self._dead(cause, "hops", f"'{kind}' was not emitted: {MAX_HOPS} have answered each other already")
+        origin = Origin(self.name, turn.epoch, cause.id, index)
+        quiet = turn.quiet or cause.quiet
+        return Event(device, b"", 0, kind, time, self._clock.now(), data, cause.hops + 1, origin, quiet)
+
+    def _dead(self, event: Event, reason: str, detail: str) -> DeadLetter:
+        return DeadLetter(self.name, reason, detail, self._clock.now(), event.device, event)
+
+
+class _Session:
+    """What a stream holds in memory, from its opening to its end, and what of it is not durable yet."""
+
+    def __init__(self, flow: StreamFlow) -> None:
+        self._flow = flow
+        self.states: States = NoStates()
+        self._session: WorkerSession | None = None
+        self._ahead: list[tuple[str, Done]] = []
+        """Events that were taken and are not settled, with their results: they are not taken a second time."""
+        self._taking = False
+        self._unsaved: dict[str, bytes | None] = {}
+        self._due: int | None = None
+        """The processing time of the tick that is on its way."""
+        self._known_due = False
+        self._closed = False
+
+    async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
+        self.states = turn.states
+        known = self._ahead[: len(events)]
+        if known:
+            if [identity for identity, _ in known] != [event.id for event in events[: len(known)]]:
+                raise StateLost  # What it has taken is not what comes: whoever settles it has gone.
+            return Taken([done for _, done in known])
+        self._taking = True
+        try:
+            if self._session is None:
+                self._session = await self._flow.open()
+            if not self._known_due:
+                self._due = await self._stored_due()
+                self._known_due = True
+            taken = await self._session.take(events, self._flow.tags_of(events), self._fetch)
+        except OSError as error:
+            return Taken([], Unavailable(f"the stream worker cannot be started: {error}"))
+        finally:
+            self._taking = False
+        results: list[Done | Failed] = []
+        by_event: dict[int, list[Result]] = {}
+        for result in taken.results:
+            by_event.setdefault(result.index, []).append(result)
+        for index, event in enumerate(events[: taken.events]):
+            if self._due is not None and _is_tick(event) and event.data.get("due", 0) >= self._due:
+                self._due = None
+            found = by_event.get(index)
+            results.append(Done(self._flow.effects(event, found, turn)) if found else _NOTHING)
+        if results:
+            self._set_tick(events[len(results) - 1], taken, results, turn)
+        if not turn.dry:
+            self._ahead = [
+                (event.id, done) for event, done in zip(events, results, strict=False) if isinstance(done, Done)
+            ]
+        return Taken(results)
+
+    def _set_tick(self, event: Event, taken: Computed, results: list[Done | Failed], turn: Turn) -> None:
+        """Have a tick come when it is needed, and within a minute as long as one is."""
+        if taken.wakes is None:
+            return
+        due = max(taken.now, min(taken.wakes, taken.now + STEP))
+        if self._due is not None and self._due <= due:
+            return
+        last = results[-1]
+        assert isinstance(last, Done)
+        timer = self._flow.tick(event, max(1, due - taken.now), due, turn, len(last.effects))
+        results[-1] = Done([*last.effects, timer])
+        self._due = due
+        self._unsaved[_TICK] = str(due).encode()
+
+    def settled(self, number: int) -> None:
+        del self._ahead[:number]
+
+    async def checkpoint(self, settling: int, at: int) -> list[StateChange] | None:
+        if self._taking or len(self._ahead) != settling:
+            return None
+        if self._session is not None:
+            self._unsaved |= await self._session.dump()
+        if not self._unsaved:
+            return []
+        buckets: dict[str, dict[str, Entry | None]] = {}
+        for name, value in self._unsaved.items():
+            text = None if value is None else _as_text(name, value)
+            buckets.setdefault(_bucket(name), {})[self._flow.entry(name)] = None if text is None else (text, 0)
+        buckets.setdefault(_bucket(_AT), {})[self._flow.entry(_AT)] = (str(at), 0)
+        before = await self.states.of(self._flow.name, buckets)
+        return [
+            StateChange(self._flow.name, key, entries, {name: before.get(key, {}).get(name) for name in entries})
+            for key, entries in buckets.items()
+        ]
+
+    def checkpointed(self) -> None:
+        self._unsaved = {}
+        if self._session is not None:
+            self._session.shrink()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    async def _stored_due(self) -> int | None:
+        stored = (await self._fetch([_TICK]))[_TICK]
+        # One that has come already will be read, and a second one does no harm.
+        return None if stored is None or not self._flow.ticks() else int(stored)
+
+    async def _fetch(self, names: Sequence[str]) -> dict[str, bytes | None]:
+        kept = await self.states.of(self._flow.name, {_bucket(name) for name in names})
+        found: dict[str, bytes | None] = {}
+        for name in names:
+            entry = kept.get(_bucket(name), {}).get(self._flow.entry(name))
+            found[name] = None if entry is None else _as_bytes(name, entry[0])
+            if name in self._unsaved:
+                found[name] = self._unsaved[name]
+        return found
+
+
+def _bucket(name: str) -> str:
+    return f"{zlib.crc32(name.encode()) % BUCKETS:02x}"
+
+
+def _as_text(name: str, value: bytes) -> str:
+    """State as the journal keeps it: text that is JSON."""
+    return value.decode() if name == _TICK else f'"{base64.b64encode(value).decode()}"'
+
+
+def _as_bytes(name: str, text: str) -> bytes:
+    return text.encode() if name == _TICK else base64.b64decode(text[1:-1])
+
+
+def _is_tick(event: Event) -> bool:
+    return event.kind.startswith(TICK) and isinstance(event.data, dict)

@@ -1,0 +1,105 @@
+"""What the daemon and the stream worker say to each other: length-prefixed msgpack frames, answered in order."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from edge_runtime.events import Event
+from edge_runtime.streams.machine import Result
+from edge_runtime.streamspec import Stream
+
+LENGTH = struct.Struct("<I")
+MAX_FRAME = 256 << 20
+"""Bytes; what is larger means that the other side has gone mad."""
+
+
+class Taken(msgspec.Struct):
+    """What became of a batch."""
+
+    events: int
+    """How many of its events were taken, from the first on."""
+    results: list[Result]
+    now: int
+    """Processing time behind them, microseconds."""
+    wakes: int | None
+    """The processing time at which a tick is needed; None for none."""
+
+
+class Open(msgspec.Struct, array_like=True, tag="open"):
+    """Begin a session; nothing is answered."""
+
+    session: int
+    stream: Stream
+
+
+class Close(msgspec.Struct, array_like=True, tag="close"):
+    """End a session; nothing is answered."""
+
+    session: int
+
+
+class Take(msgspec.Struct, array_like=True, tag="take"):
+    """Take events. Answered by `Took`, or by `Missing`, which asks for a `Load` first."""
+
+    session: int
+    events: list[Event]
+    tags: dict[str, dict[str, str]] = {}
+    """Of the devices of these events, where the stream wants them."""
+
+
+class Load(msgspec.Struct, array_like=True, tag="load"):
+    """The state that was missing. Answered as `Take`."""
+
+    session: int
+    state: dict[str, bytes | None]
+
+
+class Dump(msgspec.Struct, array_like=True, tag="dump"):
+    """Hand over what has changed since the last time: answered by `Dumped`."""
+
+    session: int
+
+
+class Shrink(msgspec.Struct, array_like=True, tag="shrink"):
+    """What was dumped is durable and need not be in memory; nothing is answered."""
+
+    session: int
+
+
+Request = Open | Close | Take | Load | Dump | Shrink
+
+
+class Took(msgspec.Struct, array_like=True, tag="took"):
+    """What became of the events."""
+
+    taken: Taken
+
+
+class Missing(msgspec.Struct, array_like=True, tag="missing"):
+    """State that is needed first."""
+
+    names: list[str]
+
+
+class Dumped(msgspec.Struct, array_like=True, tag="dumped"):
+    """State by name; None for what is gone."""
+
+    state: dict[str, bytes | None]
+
+
+class Failed(msgspec.Struct, array_like=True, tag="failed"):
+    """A defect of ours: the session is closed."""
+
+    error: str
+
+
+Reply = Took | Missing | Dumped | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def frame(body: bytes) -> bytes:
+    """A message with its length in front."""
+    return LENGTH.pack(len(body)) + body

@@ -1,0 +1,119 @@
+"""The stream worker process: runs the computations of all streams, so that they hold up nobody. Serves one socket.
+
+It is started with the first stream that has something to do and knows no journal: state comes with the requests that
+need it, and goes with the answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+import traceback
+
+import msgspec
+
+from edge_runtime.streams.messages import (
+    LENGTH,
+    MAX_FRAME,
+    Close,
+    Dump,
+    Dumped,
+    Failed,
+    Load,
+    Missing,
+    Open,
+    Reply,
+    Request,
+    Shrink,
+    Take,
+    Took,
+    encode,
+    frame,
+)
+from edge_runtime.streams.session import Session, State, Taking
+
+_decode = msgspec.msgpack.Decoder(Request).decode
+
+
+class Worker:
+    """Answers requests. No input or output."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, Session] = {}
+        self._taking: dict[int, Taking] = {}
+        self._tags: dict[str, dict[str, str]] = {}
+
+    def answer(self, request: Request) -> Reply | None:
+        """Do what is asked; None where nothing is answered."""
+        try:
+            return self._answer(request)
+        except Exception:
+            # A defect of ours in one computation must not end the others.
+            self._close(request.session)
+            return Failed(traceback.format_exc()[-2000:])
+
+    def _answer(self, request: Request) -> Reply | None:
+        number = request.session
+        match request:
+            case Open(stream=stream):
+                self._sessions[number] = Session(stream, lambda device: self._tags.get(device, {}))
+                return None
+            case Close():
+                self._close(number)
+                return None
+        session = self._sessions.get(number)
+        if session is None:
+            return None if isinstance(request, Shrink) else Failed("there is no such session")
+        match request:
+            case Take(events=events, tags=tags):
+                self._tags = tags
+                self._taking[number] = session.take(events)
+                return self._go_on(number, None)
+            case Load(state=state):
+                return self._go_on(number, state)
+            case Dump():
+                return Dumped(session.dump())
+            case _:
+                session.shrink()
+                return None
+
+    def _close(self, number: int) -> None:
+        self._sessions.pop(number, None)
+        self._taking.pop(number, None)
+
+    def _go_on(self, number: int, state: State | None) -> Reply:
+        taking = self._taking[number]
+        try:
+            return Missing(next(taking) if state is None else taking.send(state))
+        except StopIteration as ended:
+            del self._taking[number]
+            return Took(ended.value)
+
+
+def serve(connection: socket.socket) -> None:
+    """Serve requests until the other side closes."""
+    worker = Worker()
+    source = connection.makefile("rb")
+    while len(head := source.read(LENGTH.size)) == LENGTH.size:
+        [length] = LENGTH.unpack(head)
+        if length > MAX_FRAME:
+            return
+        body = source.read(length)
+        if len(body) < length:
+            return
+        reply = worker.answer(_decode(body))
+        if reply is not None:
+            connection.sendall(frame(encode(reply)))
+
+
+def main() -> None:
+    """Serve the socket whose file descriptor is the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The daemon ends us, in its own time.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # The daemon has gone.
+        serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
