@@ -16,7 +16,7 @@ import msgspec
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError
 from edge_runtime.events import Event
-from edge_runtime.flows.flow import Done, Failed, Flow, Policy, Taken, Turn
+from edge_runtime.flows.flow import Checkpointed, Done, Failed, Flow, Policy, Taken, Turn
 from edge_runtime.flows.states import ScratchStates
 from edge_runtime.flows.timeline import backwards, pages
 from edge_runtime.journal.interface import Journal
@@ -205,7 +205,15 @@ class Replay:
 
     async def _actor(self, flow: Flow, first: int, head: int) -> _Actor:
         states = await ScratchStates.at(self._journal, flow.name, first - 1, head)
-        return _Actor(flow, Turn(self._epoch, quiet=True, dry=True, states=states), states, self._clock)
+        actor = _Actor(flow, Turn(self._epoch, quiet=True, dry=True, states=states), states, self._clock)
+        reached = await flow.reached(states) if isinstance(flow, Checkpointed) else None
+        if reached is not None:
+            # Its state is as of a checkpoint: what came behind that has to be taken to be as it was.
+            async for page in pages(self._journal, reached, first - 1):
+                events = [item.record for item in page if type(item.record) is Event and flow.wants(item.record)]
+                if events:
+                    await actor.results(events)
+        return actor
 
     def _look(self, offset: int, event: Event) -> None:
         wanted = self._flow.wants(event) or (self._against is not None and self._against.wants(event))

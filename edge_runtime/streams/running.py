@@ -31,7 +31,7 @@ class RunningTime:
             if isinstance(due, int) and due > self.now:
                 self.now = due
         elif not self.seen:
-            self.now = event.received
+            self.now = max(self.now, event.received)
         else:
             self.now += min(max(event.received - self.seen, 0), STEP)
         self.seen = event.received
