@@ -7,6 +7,7 @@ which they came.
 from __future__ import annotations
 
 from bisect import insort
+from itertools import pairwise
 from math import fsum
 from typing import Any
 
@@ -223,7 +224,7 @@ class TimeMean(Aggregator[list[Any]]):
 
 def _area(points: list[Point]) -> float:
     """Value by microseconds, from the first point to the last."""
-    return fsum(float(here[2]) * (there[0] - here[0]) for here, there in zip(points, points[1:], strict=False))
+    return fsum(float(here[2]) * (there[0] - here[0]) for here, there in pairwise(points))
 
 
 def _collect(default: int) -> Any:

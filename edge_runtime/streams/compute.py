@@ -1,0 +1,103 @@
+"""All aggregates of a window together: a state is the list of their states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edge_runtime.errors import ConfigError
+from edge_runtime.events import Event
+from edge_runtime.streams.aggregates import Aggregator, make
+from edge_runtime.streams.paths import reader
+from edge_runtime.streamspec import Aggregate
+
+WORD = 2**63
+
+States = list[Any]
+Add = Callable[[Any, Any, Event, int], None]
+Feed = Callable[[States, Event, int], None]
+
+
+class Compute:
+    """Made for a specification. Raises `ConfigError` for what none can be made for."""
+
+    def __init__(self, compute: Mapping[str, Aggregate]) -> None:
+        if not compute:
+            raise ConfigError("A window computes nothing", hint="Such as count, or mean of a field.")
+        self.names = list(compute)
+        self._parts: list[Aggregator[Any]] = [make(spec) for spec in compute.values()]
+        self._zeros = [part.zero for part in self._parts]
+        groups: dict[tuple[str, str], list[tuple[int, Add]]] = {}
+        for index, (spec, part) in enumerate(zip(compute.values(), self._parts, strict=True)):
+            groups.setdefault((part.takes, spec.field), []).append((index, part.add))
+        self.feed: Feed = _all([_feed(takes, field, adds) for (takes, field), adds in groups.items()])
+        """Take in an event: states, event, its time."""
+
+    def zero(self) -> States:
+        """The states of no events."""
+        return [zero() for zero in self._zeros]
+
+    def merge(self, states: States, others: States) -> None:
+        """Take in others, which stay as they are."""
+        for part, state, other in zip(self._parts, states, others, strict=True):
+            part.merge(state, other)
+
+    def values(self, states: States, start: int, end: int) -> dict[str, Any]:
+        """What a pane says."""
+        return {
+            name: part.result(state, start, end)
+            for name, part, state in zip(self.names, self._parts, states, strict=True)
+        }
+
+    def dump(self, states: States) -> list[Any]:
+        """Plain values."""
+        return [part.dump(state) for part, state in zip(self._parts, states, strict=True)]
+
+    def load(self, plain: list[Any]) -> States:
+        """States of plain values."""
+        return [part.load(state) for part, state in zip(self._parts, plain, strict=True)]
+
+
+def _all(feeds: list[Feed]) -> Feed:
+    if len(feeds) == 1:
+        return feeds[0]
+    if len(feeds) == 2:
+        one, two = feeds
+
+        def both(states: States, event: Event, time: int) -> None:
+            one(states, event, time)
+            two(states, event, time)
+
+        return both
+
+    def each(states: States, event: Event, time: int) -> None:
+        for feed in feeds:
+            feed(states, event, time)
+
+    return each
+
+
+def _feed(takes: str, field: str, adds: list[tuple[int, Add]]) -> Feed:
+    """What hands a field to the aggregates over it: one look at it for all of them."""
+    read = reader(field)
+
+    def events(states: States, event: Event, time: int) -> None:
+        value = read(event.data)
+        for index, add in adds:
+            add(states[index], value, event, time)
+
+    def values(states: States, event: Event, time: int) -> None:
+        value = read(event.data)
+        if value is not None:
+            for index, add in adds:
+                add(states[index], value, event, time)
+
+    def numbers(states: States, event: Event, time: int) -> None:
+        value = read(event.data)
+        kind = type(value)
+        # Less itself is not 0 for what is infinite or no number.
+        if (kind is float and value - value == 0.0) or (kind is int and -WORD <= value < WORD):
+            for index, add in adds:
+                add(states[index], value, event, time)
+
+    return {"events": events, "values": values, "numbers": numbers}[takes]

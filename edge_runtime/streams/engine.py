@@ -1,0 +1,325 @@
+"""Windows as a machine: events in, panes out, state by name.
+
+The order of things, on which the results depend and nothing else: first whatever processing time has come to by then,
+step by step (devices that go idle, timers); then the event, in its windows; then what the watermark has come to by it,
+by deadline and key.
+
+State is held under these names: `=<key>` for a partition key, `~head`, `~marks.<chunk>` for the devices' watermarks,
+`~due.<bucket>.<segment>` and `~timer.<bucket>.<segment>` for the indices of what is due when. `needs` has to be asked
+until it asks for nothing more: the head tells which parts of the indices are needed, and these which keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from edge_runtime.errors import ConfigError, StorageError
+from edge_runtime.events import Event
+from edge_runtime.streams.cells import Cell, Shaped
+from edge_runtime.streams.compute import Compute
+from edge_runtime.streams.due import Due
+from edge_runtime.streams.grid import Grid, Sliced
+from edge_runtime.streams.machine import TICK, Late, Note, Result
+from edge_runtime.streams.paths import key_of
+from edge_runtime.streams.sessions import Sessions
+from edge_runtime.streams.triggers import Triggers
+from edge_runtime.streams.watermarks import CHUNK, COUNTS, NEVER, WILD, Clock, Watermarks
+from edge_runtime.streams.windows import SessionWindows, SlidingWindows, function
+from edge_runtime.streamspec import SECOND, Fixed, Global, Session, Sliding, Window
+
+VERSION = 1
+"""Of what is dumped."""
+
+HEAD = "~head"
+_MARKS = "~marks."
+_DUE = "~due."
+_TIMER = "~timer."
+_KEY = "="
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class Windows:
+    """The machine of a window specification. Raises `ConfigError` for one that cannot be."""
+
+    def __init__(self, spec: Window) -> None:
+        self._key_of = key_of(spec.by)
+        if spec.time not in ("event", "processing"):
+            raise ConfigError(f"There is no time '{spec.time}'", hint="'event' or 'processing'.")
+        if min(spec.lateness, spec.delay, spec.ahead, spec.behind) < 0 or spec.idle <= 0:
+            raise ConfigError("A length of time is less than it can be", hint="'idle' is more than 0, others not less.")
+        self._by_event = spec.time == "event"
+        self._compute = Compute(spec.compute)
+        self._triggers = Triggers(spec.trigger, spec.accumulation, self._compute)
+        self._timers = self._triggers.timers
+        lateness = spec.lateness if self._by_event else 0
+        self._shaped = _shaped(spec, self._compute, self._triggers, lateness)
+        self._due = Due(_DUE, _width(spec, lateness))
+        self._marks: Watermarks | Clock = Clock()
+        if self._by_event:
+            self._marks = Watermarks(
+                delay=spec.delay, idle=spec.idle, ahead=spec.ahead, behind=spec.behind, lateness=lateness
+            )
+        self._cells: dict[str, Cell] = {}
+        self._changed: list[Cell] = []
+        self._gone: set[str] = set()
+        self._recent: set[str] = set()
+        """Keys that have changed since the last `shrink`."""
+        self._absent: set[str] = set()
+        """Keys of which nothing is stored, as far as it was asked for."""
+        self._keys = 0
+        """How many there are, in memory and stored."""
+        self._now = 0
+        self._wanted = NEVER
+        self._head: list[Any] | None = None
+        """The head, as long as what it names is not yet in memory."""
+        self._parts: dict[str, Any] = {}
+        """What of that was loaded so far; None for what is missing."""
+        self._ready = False
+        self._written = b""
+        """The head as it was dumped last."""
+
+    # --- Events -----------------------------------------------------------------------------------------------------
+
+    def take(self, events: Sequence[Event], times: Sequence[int]) -> list[Result]:
+        """Deal with events in order; see `Machine`."""
+        assert self._ready, "needs() was not asked until it needed nothing more"
+        marks, add, key_of, cells = self._marks, self._shaped.add, self._key_of, self._cells
+        see, registered, by_event = marks.see, self._shaped.registered, self._by_event
+        results, timed = self._triggers.results, self._timers.times
+        for index, event in enumerate(events):
+            now = times[index]
+            if now >= marks.check or (timed and now >= timed[0]):
+                self._pass(now, index)
+            if event.kind.startswith(TICK):
+                continue
+            time = event.time if by_event else now
+            verdict = see(event.device, time, now)
+            if verdict == WILD:
+                self._told(index)
+                results.append(Late(index, 0))
+            else:
+                key = key_of(event)
+                if key is None:
+                    results.append(Late(index, 0))
+                else:
+                    cell = cells.get(key)
+                    if cell is None:
+                        cell = Cell(key)
+                        add(cell, event, time, index, now, marks)
+                        if cell.windows:
+                            self._begun(cell)
+                    else:
+                        if not cell.changed:
+                            cell.changed = True
+                            self._changed.append(cell)
+                        add(cell, event, time, index, now, marks)
+                    if registered:
+                        self._register(now)
+            if verdict != COUNTS:
+                self._advance(now, index)
+            if marks.notes:
+                self._told(index)
+        if times:
+            self._now = times[-1]
+        taken = list(results)
+        results.clear()
+        self._absent.clear()
+        return taken
+
+    def _begun(self, cell: Cell) -> None:
+        self._cells[cell.key] = cell
+        self._keys += 1
+        self._gone.discard(cell.key)
+        self._change(cell)
+
+    def _told(self, index: int) -> None:
+        self._triggers.results.extend(Note(index, *note) for note in self._marks.notes)
+        self._marks.notes.clear()
+
+    def _register(self, now: int) -> None:
+        for deadline, key in self._shaped.registered:
+            self._due.add(deadline, key)
+        self._shaped.registered.clear()
+        if self._due.first < self._wanted:
+            self._wanted = self._due.first
+            self._marks.want(self._wanted, now)
+
+    def _pass(self, now: int, index: int) -> None:
+        """Go through what processing time has come to, in its order, however large the step from the last event."""
+        while (step := min(self._marks.check, self._timers.first)) <= now:
+            if step == self._timers.first:
+                deadline, keys = self._timers.pop()
+                for key in keys:
+                    cell = self._cells.get(key)
+                    if cell is not None:
+                        self._change(cell)
+                        self._shaped.expired(cell, deadline, index)
+            else:
+                self._advance(step, index)
+
+    def _advance(self, now: int, index: int) -> None:
+        """Deal with everything that the watermark has come to."""
+        due, cells, shaped = self._due, self._cells, self._shaped
+        watermark = self._marks.at(now)
+        while due.first <= watermark:
+            deadline, keys = due.pop()
+            for key in keys:
+                cell = cells.get(key)
+                if cell is None:
+                    continue
+                self._change(cell)
+                shaped.due(cell, deadline, index)
+                if not cell.windows:
+                    del cells[key]
+                    self._keys -= 1
+                    self._gone.add(key)
+            for deadline, key in shaped.registered:
+                due.add(deadline, key)
+            shaped.registered.clear()
+        due.settle(watermark)
+        self._wanted = due.first
+        self._marks.want(self._wanted, now)
+
+    def wakes(self) -> int | None:
+        """When a device goes idle that holds something back, or a timer is due; see `Machine`."""
+        at = min(self._marks.wakes(), self._timers.earliest)
+        return None if at == NEVER else at
+
+    def _change(self, cell: Cell) -> None:
+        if not cell.changed:
+            cell.changed = True
+            self._changed.append(cell)
+
+    # --- State ------------------------------------------------------------------------------------------------------
+
+    def needs(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
+        """See `Machine`; to be asked until it is empty."""
+        if not self._ready:
+            return self._missing()
+        if not events or (len(self._cells) == self._keys and self._due.whole and self._timers.whole):
+            return ()
+        happened = [(event, now) for event, now in zip(events, times, strict=True) if not event.kind.startswith(TICK)]
+        bound = self._marks.bound(happened, times[-1])
+        names = {*self._due.needs(bound), *self._timers.needs(times[-1])}
+        if names or len(self._cells) == self._keys:
+            return names
+        keys = {self._key_of(event) for event, _ in happened}
+        keys.update(self._due.until(bound), self._timers.until(times[-1]))
+        return {_KEY + key for key in keys if key is not None and key not in self._cells and key not in self._absent}
+
+    def load(self, state: Mapping[str, bytes | None]) -> None:
+        """See `Machine`. Raises `StorageError` for what this version cannot read."""
+        if not self._ready:
+            self._begin(state)
+            return
+        for name, dumped in state.items():
+            if name.startswith(_KEY):
+                key = name[len(_KEY) :]
+                if dumped is None:
+                    self._absent.add(key)
+                elif key not in self._cells:
+                    self._cells[key] = self._shaped.load(key, _decode(dumped))
+            else:
+                index = self._due if name.startswith(_DUE) else self._timers
+                index.load(name, _required(name, dumped))
+
+    def _missing(self) -> list[str]:
+        return [HEAD] if self._head is None else [name for name, part in self._parts.items() if part is None]
+
+    def _begin(self, state: Mapping[str, bytes | None]) -> None:
+        if self._head is None and HEAD in state:
+            dumped = state[HEAD]
+            if dumped is None:
+                self._ready = True
+                return
+            self._head = _decode(dumped)
+            if self._head[0] != VERSION:
+                raise StorageError(
+                    f"The windows' state is of version {self._head[0]}", hint="A newer gateway wrote it."
+                )
+            _, marks, due, timers, self._keys, self._now = self._head
+            chunks = [f"{_MARKS}{number}" for number in range(-(-marks[0] // CHUNK))]
+            self._parts = dict.fromkeys([*chunks, *self._due.take_up(due), *self._timers.take_up(timers)])
+        for name in self._parts:
+            if name in state:
+                self._parts[name] = _required(name, state[name])
+        if self._head is not None and not self._missing():
+            self._marks.load(self._head[1], [part for name, part in self._parts.items() if name.startswith(_MARKS)])
+            for index, prefix in ((self._due, _DUE), (self._timers, _TIMER)):
+                for name, part in self._parts.items():
+                    if name.startswith(prefix):
+                        index.load(name, part)
+            self._wanted = self._due.first
+            self._marks.want(self._wanted, self._now)
+            self._parts.clear()
+            self._ready = True
+
+    def dump(self) -> dict[str, bytes | None]:
+        """See `Machine`."""
+        state: dict[str, bytes | None] = {_KEY + key: None for key in self._gone}
+        self._gone.clear()
+        for cell in self._changed:
+            cell.changed = False
+            if self._cells.get(cell.key) is cell:
+                state[_KEY + cell.key] = _encode(self._shaped.dump(cell))
+                self._recent.add(cell.key)
+        self._changed.clear()
+        for number, devices in self._marks.dump():
+            state[f"{_MARKS}{number}"] = _encode(devices)
+        for index in (self._due, self._timers):
+            for name, entries in index.dump():
+                state[name] = None if entries is None else _encode(entries)
+        if self._ready:
+            parts = [self._marks.head(), self._due.head(), self._timers.head(), self._keys, self._now]
+            head = _encode([VERSION, *parts])
+            if head != self._written:
+                state[HEAD] = self._written = head
+        return state
+
+    def shrink(self, most: int) -> None:
+        """See `Machine`: the keys that have not changed for longest go first, and what is due only later on."""
+        if len(self._cells) > most:
+            for spared in (self._recent, ()):
+                for key in [key for key, cell in self._cells.items() if not cell.changed and key not in spared]:
+                    if len(self._cells) <= most:
+                        break
+                    del self._cells[key]
+        self._recent.clear()
+        self._due.shrink(self._marks.value, most)
+        self._timers.shrink(self._now, most)
+
+
+def _required(name: str, dumped: bytes | None) -> Any:
+    if dumped is None:
+        raise StorageError(f"The windows' state lacks '{name}'", hint="Its store is damaged: deploy the app anew.")
+    return _decode(dumped)
+
+
+def _shaped(spec: Window, compute: Compute, triggers: Triggers, lateness: int) -> Shaped:
+    shape, made = spec.shape, function(spec.shape)
+    if isinstance(made, SessionWindows) and isinstance(shape, Session):
+        return Sessions(made, shape.gap, compute, triggers, lateness)
+    if isinstance(shape, Global) and not triggers.early:
+        raise ConfigError("A global window without an early trigger never says anything", hint="Such as early_count.")
+    if isinstance(made, SlidingWindows) and isinstance(shape, Sliding):
+        if not (triggers.discarding and triggers.early):
+            return Sliced(made, shape.size, shape.every, compute, triggers, lateness)
+        return Grid(made, False, shape.size, compute, triggers, lateness)
+    return Grid(made, True, shape.size if isinstance(shape, Fixed) else 0, compute, triggers, lateness)
+
+
+def _width(spec: Window, lateness: int) -> int:
+    """Of the buckets of what is due: few of them are open at a time."""
+    shape = spec.shape
+    if isinstance(shape, Fixed):
+        step = shape.size
+    elif isinstance(shape, Sliding):
+        step = shape.every
+    else:
+        step = shape.gap if isinstance(shape, Session) else SECOND
+    return max(step, lateness // 64, SECOND)

@@ -1,0 +1,107 @@
+"""Windows that grow with their events and into each other."""
+
+from __future__ import annotations
+
+from edge_runtime.events import Event
+from edge_runtime.streams.cells import Cell, Shaped, Time
+from edge_runtime.streams.compute import Compute
+from edge_runtime.streams.triggers import Open, Triggers
+from edge_runtime.streams.windows import SessionWindows
+
+
+class Sessions(Shaped):
+    """Sessions of a key never overlap; `Cell.last` is the latest of them.
+
+    One that is closed and grows, by a late event, beyond the watermark is open again, and ends once more.
+    """
+
+    def __init__(self, function: SessionWindows, gap: int, compute: Compute, triggers: Triggers, lateness: int) -> None:
+        super().__init__(compute, triggers, lateness)
+        self._function = function
+        self._gap = gap
+        self._early = triggers.early
+
+    def add(self, cell: Cell, event: Event, time: int, index: int, now: int, marks: Time) -> None:
+        """Add an event to the session that it belongs to, makes, or makes out of several."""
+        session: Open | None = cell.last
+        if session is None or session.closed or not session.start <= time < session.end:
+            session = self._joined(cell, time, index, marks.at(now))
+            if session is None:
+                return
+        elif time + self._gap > session.end:
+            session.end = time + self._gap
+        assert session.states is not None
+        self._feed(session.states, event, time)
+        session.fresh += 1
+        if (self._early or session.closed) and self._triggers.added(cell.key, session, now):
+            self._say(cell, session, "late" if session.closed else "early", index)
+
+    def _joined(self, cell: Cell, time: int, index: int, watermark: int) -> Open | None:
+        """The session with the event's span in it; None if it is too late for one."""
+        (own,) = self._function.assign(time)
+        start, end = own
+        parts: list[Open] = []
+        if cell.last is not None and time < cell.last.end:
+            spans = [(window.start, window.end) for window in cell.windows.values()]
+            start, end = next(span for span in self._function.merge([*spans, own]) if span[0] <= time < span[1])
+            parts = [cell.windows[span[0]] for span in sorted(spans) if start <= span[0] < end]
+        if end + self._lateness <= watermark:
+            self._late(index, end, watermark)
+            return None
+        session = self._united(parts) if parts else Open(start, end, self._compute.zero())
+        for part in parts:
+            del cell.windows[part.start]
+        session.start, session.end = start, end
+        session.closed = end <= watermark
+        session.due = end + self._lateness if session.closed else end
+        self._register(session.due, cell)
+        cell.windows[start] = session
+        if cell.last is None or cell.last in parts or start > cell.last.start:
+            cell.last = session
+        return session
+
+    def _united(self, parts: list[Open]) -> Open:
+        """One session of several; what they have said is all to be taken back."""
+        if len(parts) == 1:
+            return parts[0]
+        states = self._compute.zero()
+        session = Open(0, 0, states)
+        for part in parts:
+            assert part.states is not None
+            self._compute.merge(states, part.states)
+            session.fresh += part.fresh
+            session.number = max(session.number, part.number)
+            session.said += part.said
+            if part.timer:
+                session.timer = min(session.timer or part.timer, part.timer)
+        return session
+
+    def due(self, cell: Cell, deadline: int, index: int) -> None:
+        """Some sessions may end then, or be forgotten; one that has grown since is to be looked at again later."""
+        for session in sorted(cell.windows.values(), key=lambda window: window.start):
+            if not session.closed and session.end <= deadline:
+                self._say(cell, session, "on_time", index)
+                session.closed = True
+                session.due = session.end + self._lateness
+                if self._lateness:
+                    self._register(session.due, cell)
+            if session.closed and session.end + self._lateness <= deadline:
+                if session.fresh:
+                    self._say(cell, session, "late", index)
+                del cell.windows[session.start]
+                if cell.last is session:
+                    cell.last = None
+            elif not session.closed and session.due == deadline:
+                session.due = session.end
+                self._register(session.due, cell)
+
+    def load(self, key: str, plain: list[object]) -> Cell:
+        """What was dumped, and the latest session."""
+        cell = super().load(key, plain)
+        if cell.windows:
+            cell.last = cell.windows[max(cell.windows)]
+        return cell
+
+    def _say(self, cell: Cell, window: Open, timing: str, index: int) -> None:
+        assert window.states is not None
+        self._triggers.say(cell.key, window, window.states, timing, index)

@@ -1,0 +1,291 @@
+"""How far event time has come: a watermark for each device, and their minimum.
+
+**A device's watermark** is the newest event time it has sent, less `delay`. **The flow's** is the minimum over the
+active devices, and never goes back. A device is active until it has sent nothing for `idle` of processing time. When
+none is, the watermark goes on from the newest of theirs as processing time does: what is open ends, though nobody is
+left to say so.
+
+**A device that comes back** counts again with what it then sends. With events of an hour ago it holds the watermark
+where it is, until it has caught up, but does not take it back: while it was away, the others have moved it on.
+
+**A wild clock** neither moves the watermark nor holds it. An event is set aside when its time is
+
+- more than `ahead` of processing time; or
+- more than `behind` processing time, and not what its device would have in its spool: older than the newest one the
+  device has sent by more than the disorder that is allowed for (`delay` and `lateness`), or the first that it ever
+  sends.
+
+So a board that was away for longer than `behind` and goes on where it had stopped is believed; one that begins in 1970
+is not, nor one whose clock has fallen back by more than `behind`. What is older than the board's own newest events but
+within `behind` may well be from its spool: it moves nothing, and is late or is not. Each event is judged by itself, so
+the first one that has a right time counts again. Going wild and coming back are noted, once in `idle`.
+
+**How it is done.** Only one device matters at a time: the witness, whose watermark is below the time that is waited
+for. Nothing has to be looked at until it has passed that time, or is idle; then the next witness comes from a heap
+whose entries are brought up to date when they come to its top. An event costs a few comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush, heapreplace
+from typing import Any
+
+from edge_runtime.events import Event
+
+NEVER = 2**62
+"""A time that does not come."""
+BEGINNING = -NEVER
+"""The watermark before the first event."""
+CHUNK = 64
+"""Devices that are dumped together."""
+
+COUNTS, CROSSES, WILD = 0, 1, 2
+"""What `see` says: the event counts; it does and the watermark may have come to what is waited for; it is set aside."""
+
+
+class Device:
+    """What is known of a device. `seen` is of processing time."""
+
+    __slots__ = ("changed", "name", "newest", "noted", "number", "queued", "seen", "told", "wild")
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name = name
+        self.number = number
+        self.newest = BEGINNING
+        self.seen = BEGINNING
+        self.wild = False
+        self.told = False
+        """The operator knows that it is wild."""
+        self.noted = BEGINNING
+        self.queued = False
+        self.changed = False
+
+
+class Watermarks:
+    """The watermarks of a flow; times in microseconds, `now` is processing time and never goes back."""
+
+    def __init__(self, *, delay: int, idle: int, ahead: int, behind: int, lateness: int) -> None:
+        self._delay = delay
+        self._idle = idle
+        self._ahead = ahead
+        self._behind = behind
+        self._disorder = delay + lateness
+        self._devices: dict[str, Device] = {}
+        self._changed: list[Device] = []
+        self._queue: list[tuple[int, str, Device]] = []
+        self._witness: Device | None = None
+        self._wanted = NEVER
+        self._top = BEGINNING
+        self._last = BEGINNING
+        self.value = BEGINNING
+        """The watermark when it was last asked for."""
+        self.check = NEVER
+        """Processing time at which `at` is to be asked even if no event comes."""
+        self.notes: list[tuple[str, str, str]] = []
+        """Device, about, text: for whoever calls `see` to take away."""
+
+    def see(self, name: str, time: int, now: int) -> int:
+        """Take notice of an event."""
+        device = self._devices.get(name)
+        if (
+            device is None
+            or device.wild
+            or now - device.seen >= self._idle
+            or time > now + self._ahead
+            or time < now - self._behind
+        ):
+            return self._look(name, time, now)
+        device.seen = self._last = now
+        if not device.changed:
+            device.changed = True
+            self._changed.append(device)
+        if time > device.newest:
+            device.newest = time
+            if time > self._top:
+                self._top = time
+            if device is self._witness and time - self._delay >= self._wanted:
+                return CROSSES
+        return COUNTS
+
+    def _look(self, name: str, time: int, now: int) -> int:
+        """An event that is not the common one."""
+        device = self._devices.get(name)
+        if device is None:
+            device = self._devices[name] = Device(name, len(self._devices))
+        if not device.changed:
+            device.changed = True
+            self._changed.append(device)
+        about = self._wrong(device, time, now)
+        if about:
+            return self._set_aside(device, about, time, now)
+        # The minimum goes up by itself, but this device may now bring it down: what it has been until now has to stay.
+        self.at(now)
+        if device.wild:
+            device.wild = False
+            if device.told:
+                self.notes.append((name, "right", "Its clock is right again: its events count."))
+        device.seen = self._last = now
+        device.newest = max(device.newest, time)
+        self._top = max(self._top, time)
+        if not device.queued:
+            device.queued = True
+            heappush(self._queue, (device.newest, name, device))
+        self._watch(now)
+        return CROSSES if self.value >= self._wanted else COUNTS
+
+    def _wrong(self, device: Device, time: int, now: int) -> str:
+        if time > now + self._ahead:
+            return "ahead"
+        goes_on = device.newest != BEGINNING and time >= device.newest - self._disorder
+        return "behind" if time < now - self._behind and not goes_on else ""
+
+    def _set_aside(self, device: Device, about: str, time: int, now: int) -> int:
+        if not device.wild:
+            device.wild = True
+            device.told = now - device.noted >= self._idle
+            if device.told:
+                device.noted = now
+                away = (time - now if about == "ahead" else now - time) // 1_000_000
+                text = f"Its clock is {away} s {about}: its events are set aside until it is right."
+                self.notes.append((device.name, about, text))
+            if device is self._witness:
+                self.at(now)
+                self._watch(now)
+        return WILD
+
+    def at(self, now: int) -> int:
+        """The watermark."""
+        if self._last == BEGINNING:
+            return self.value
+        first = self._first(now)
+        newest = self._top + max(0, now - self._last - self._idle) if first is None else first.newest
+        mark = newest - self._delay
+        if mark > self.value:
+            self.value = mark
+        return self.value
+
+    def _first(self, now: int) -> Device | None:
+        """The active device that is least far."""
+        queue = self._queue
+        while queue:
+            newest, name, device = queue[0]
+            if device.wild or now - device.seen >= self._idle:
+                heappop(queue)
+                device.queued = False
+            elif newest != device.newest:
+                heapreplace(queue, (device.newest, name, device))
+            else:
+                return device
+        return None
+
+    def want(self, time: int, now: int) -> None:
+        """The time that is waited for, `NEVER` for none: `see` tells when the watermark may have come to it."""
+        self._wanted = time
+        self._watch(now)
+
+    def _watch(self, now: int) -> None:
+        first = self._first(now)
+        self._witness = first
+        if self._wanted == NEVER or self._last == BEGINNING:
+            self.check = NEVER
+        elif first is not None:
+            self.check = first.seen + self._idle
+        else:
+            self.check = self._last + self._idle + max(0, self._wanted - (self._top - self._delay))
+
+    def bound(self, events: Sequence[tuple[Event, int]], until: int) -> int:
+        """What the watermark is at most after these, and at `until`: no less, perhaps more. Nothing changes."""
+        newest: dict[str, int] = {}
+        doubtful = set()
+        for event, now in events:
+            name, time = event.device, event.time
+            if not now - self._behind <= time <= now + self._ahead:
+                doubtful.add(name)
+                time = min(time, now + self._ahead)
+            newest[name] = max(time, newest.get(name, time))
+        last = self._last if self._last != BEGINNING or not events else events[0][1]
+        asleep = max(0, until - last - self._idle) if last != BEGINNING else 0
+        bound = max([self._top, *newest.values()]) - self._delay + asleep
+        # Each device that stays active all the time holds it back; a few of those that are least far will do.
+        for _, name, device in self._queue[:8]:
+            if name not in doubtful and not device.wild and until - device.seen < self._idle:
+                bound = min(bound, max(device.newest, newest.get(name, BEGINNING)) - self._delay)
+        return max(bound, self.value)
+
+    def wakes(self) -> int:
+        """Like `check`, and up to date."""
+        return max(self.check, self._witness.seen + self._idle) if self._witness and self.check != NEVER else self.check
+
+    def dump(self) -> Iterator[tuple[int, list[Any]]]:
+        """The chunks that have changed since the last dump: number and content."""
+        numbers = sorted({device.number // CHUNK for device in self._changed})
+        for device in self._changed:
+            device.changed = False
+        self._changed.clear()
+        if not numbers:
+            return
+        devices = list(self._devices.values())
+        for number in numbers:
+            yield number, [_plain(device) for device in devices[number * CHUNK : (number + 1) * CHUNK]]
+
+    def head(self) -> list[int]:
+        """What is not of a single device."""
+        return [len(self._devices), self.value, self._top, self._last]
+
+    def load(self, head: list[int], chunks: Sequence[list[Any]]) -> None:
+        """Take up what was dumped: all chunks, in order."""
+        _, self.value, self._top, self._last = head
+        for number, (name, newest, seen, noted, flags) in enumerate(item for chunk in chunks for item in chunk):
+            device = self._devices[name] = Device(name, number)
+            device.newest, device.seen, device.noted = newest, seen, noted
+            device.wild, device.told = bool(flags & 1), bool(flags & 2)
+            if not device.wild and newest != BEGINNING:
+                device.queued = True
+                heappush(self._queue, (newest, name, device))
+
+
+def _plain(device: Device) -> list[Any]:
+    return [device.name, device.newest, device.seen, device.noted, device.wild + 2 * device.told]
+
+
+class Clock:
+    """Processing time as the watermark: nothing is late, and no device matters."""
+
+    def __init__(self) -> None:
+        self.value = BEGINNING
+        self.check = NEVER
+        self.notes: list[tuple[str, str, str]] = []
+
+    def see(self, name: str, time: int, now: int) -> int:
+        """Nothing to take notice of: the engine asks `at` before it deals with an event that comes after `check`."""
+        return COUNTS
+
+    def at(self, now: int) -> int:
+        """It is now."""
+        self.value = max(self.value, now)
+        return self.value
+
+    def want(self, time: int, now: int) -> None:
+        """The time that is waited for."""
+        self.check = time
+
+    def bound(self, events: Sequence[tuple[Event, int]], until: int) -> int:
+        """It is `until`."""
+        return max(self.value, until)
+
+    def wakes(self) -> int:
+        """Like `check`."""
+        return self.check
+
+    def dump(self) -> Iterator[tuple[int, list[Any]]]:
+        """Nothing by device."""
+        return iter(())
+
+    def head(self) -> list[int]:
+        """As the watermarks have it."""
+        return [0, self.value, 0, 0]
+
+    def load(self, head: list[int], chunks: Sequence[list[Any]]) -> None:
+        """Take up what was dumped."""
+        self.value = head[1]
