@@ -131,7 +131,7 @@ class Runner:
                 except (StorageError, StaleGeneration) as error:
                     self.stats.waiting = str(error)
                 except StateLost:
-                    self.lost = True
+                    self._lose()
 
     def position(self) -> Position:
         """How far the flow has come, commits that were put off included."""
@@ -252,12 +252,16 @@ class Runner:
                 self._end(lane)
                 return
             except StateLost:
-                self.lost = True
+                self._lose()
                 self._end(lane)
                 return
             except Exception as error:
                 self._report(error)
                 pause = True
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.stats.waiting = "what it held in memory is lost; it goes on from its last commit"
 
     def _report(self, error: Exception) -> None:
         """Say why the flow does not go on just now; it will be tried again."""

@@ -19,7 +19,7 @@ def machine_of(stream: Stream) -> Machine | None:
     """What computes; None where the steps are all."""
     match stream.computation:
         case Window() as window:
-            from edge_runtime.streams.engine import machine
+            from edge_runtime.streams.engine import Windows
 
-            return machine(window)
+            return Windows(window)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import socket
 import subprocess
@@ -38,6 +39,7 @@ from edge_runtime.streamspec import Stream
 Fetch = Callable[[Sequence[str]], Awaitable[Mapping[str, bytes | None]]]
 """Answers stored state by name; None where there is none."""
 
+_log = logging.getLogger("edge.flows")
 _decode = msgspec.msgpack.Decoder(Reply).decode
 
 
@@ -143,6 +145,9 @@ class _Link(asyncio.Protocol):
         self.send(request)
         reply = await asyncio.shield(asked)  # Its place in the line stays, even if nobody waits any more.
         if isinstance(reply, Failed):
+            _log.error(
+                "a computation has failed inside the gateway; it begins again from its last commit: %s", reply.error
+            )
             raise StateLost(reply.error)
         return reply
 

@@ -79,7 +79,8 @@ class Session:
         done = 0
         while done < len(ready):
             rest, when = ready[done:], times[done:]
-            yield from self._load(_MACHINE, self._machine.needs(rest, when))
+            while needs := self._machine.needs(rest, when):  # what it reads may tell it what else it needs
+                yield from self._load(_MACHINE, needs)
             number, found = self._machine.take(rest, when)
             results += [msgspec.structs.replace(result, index=owners[result.index + done]) for result in found]
             done += number

@@ -17,17 +17,18 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge._app import App, HttpTrigger, OnTrigger
+from edge._app import App, HttpTrigger, OnTrigger, StreamTrigger
 from edge._event import Event
 from edge._http import HttpError
 from edge._load import Loaded
 from edge._plain import dumps
 from edge._runtime import capture
 from edge._runtime import run as _run
+from edge._streams import Pane
 from edge._terms import Given, OutputLimits, Terms
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "Log",
     "Request",
     "Result",
+    "pane",
+    "panes",
     "request",
     "run",
     "tick",
@@ -238,6 +241,47 @@ def _data_beside(file: str) -> dict[str, str]:
 def tick(function: Callable[..., Any], *, due: int = 1_700_000_000_000_000, **more: Any) -> Result:
     """Run the function of a schedule at a moment (microseconds since 1970); `more` is as for `run`."""
     return run(function, _kind(function), {"due": due}, device="gateway", time=due, **more)
+
+
+def pane(
+    function: Callable[..., Any],
+    values: dict[str, Any],
+    *,
+    key: str = "test",
+    start: int = 1_700_000_000_000_000,
+    end: int = 1_700_000_060_000_000,
+    timing: str = "on_time",
+    number: int = 0,
+    retraction: bool = False,
+    **more: Any,
+) -> Result:
+    """Run the function of a window, join, absence or sequence on a result with these `values`; `more` is as for `run`.
+
+    What it computes from events, `panes` tells.
+    """
+    data = {"key": key, "start": start, "end": end, "values": values, "timing": timing, "number": number}
+    return run(function, _kind(function), {**data, "retraction": retraction}, device=key, time=end, **more)
+
+
+def panes(
+    function: Callable[..., Any],
+    events: Iterable[tuple[Any, ...]],
+    *,
+    until: float | None = None,
+    tags: dict[str, dict[str, str]] | None = None,
+) -> list[Pane]:
+    """What the computation before a function makes of events: the results that the function would be run on.
+
+    An event is `(seconds, kind, data)` or `(seconds, kind, data, device)`, or with `(taken, arrived)` for the seconds
+    where it arrives later than it was taken. They arrive in the order in which they stand here. `until`: the second up
+    to which time goes on behind the last of them. Needs the gateway's package, which brings the engine.
+    """
+    from edge_runtime.streams.trial import computed
+
+    trigger = _trigger(function)
+    if not isinstance(trigger, StreamTrigger):
+        raise LookupError(f"'{function.__name__}' is not the function of a window, join, absence or sequence")
+    return [trigger.pane(data) for data in computed(trigger.stream, events, until, tags or {})]
 
 
 def request(
