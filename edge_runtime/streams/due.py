@@ -4,6 +4,9 @@ Deadlines are kept in buckets of time. What is due soon is in memory; a bucket o
 stored in segments of some hundreds of entries, each under a name of its own: an entry changes one segment, the last one
 of its bucket. An entry says that the key has to be looked at then, at the latest; what is no longer so is found out by
 looking at it.
+
+Entries are dealt with in the order of deadline and key, whatever was stored in between, and one at a time: thousands of
+keys may be due at the same moment. None is added with a deadline that is being dealt with or has been.
 """
 
 from __future__ import annotations
@@ -44,6 +47,11 @@ class Due:
         """A heap of the deadlines in memory."""
         self._buckets: dict[int, _Bucket] = {}
         self._passed = BEGINNING
+        """All deadlines up to there have been dealt with."""
+        self._partly: tuple[int, str] = (BEGINNING, "")
+        """The deadline that is being dealt with, and the key to which it has been."""
+        self._sorted = BEGINNING
+        """The deadline whose keys are in order, the first one last."""
         self._entries = 0
         """Entries in memory."""
         self._kept = 0
@@ -61,6 +69,17 @@ class Due:
         """No deadline is earlier than this, in memory or not; `NEVER` if there is none."""
         away = (number * self._width for number, bucket in self._buckets.items() if bucket.missing)
         return min(self.first, min(away, default=NEVER))
+
+    @property
+    def dealt(self) -> int:
+        """The latest deadline that nothing can be added to any more: what is before the first one, or is it."""
+        first = self.first
+        return first if self._partly[0] == first else first - 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is in memory."""
+        return not any(bucket.missing for bucket in self._buckets.values())
 
     def add(self, deadline: int, key: str) -> None:
         """The key has to be looked at then."""
@@ -84,45 +103,48 @@ class Due:
             heappush(self.times, deadline)
         else:
             keys.append(key)
+            if deadline == self._sorted:
+                self._sorted = BEGINNING
 
     def _name(self, number: int, segment: int) -> str:
         return f"{self._prefix}{number}.{segment}"
 
-    def pop(self) -> tuple[int, list[str]]:
-        """The earliest deadline in memory and its keys, in order: the same ones whatever was stored in between."""
-        deadline = heappop(self.times)
-        self._passed = deadline
-        keys = self._keys.pop(deadline)
-        self._entries -= len(keys)
-        return deadline, sorted(set(keys))
+    def pop(self) -> tuple[int, str]:
+        """The earliest deadline in memory and the first of its keys."""
+        deadline = self.times[0]
+        keys = self._keys[deadline]
+        if self._sorted != deadline:
+            keys.sort(reverse=True)
+            self._sorted = deadline
+        key = keys.pop()
+        self._entries -= 1
+        while keys and keys[-1] == key:
+            keys.pop()
+            self._entries -= 1
+        self._partly = deadline, key
+        if not keys:
+            heappop(self.times)
+            del self._keys[deadline]
+        return deadline, key
 
-    def settle(self, deadline: int) -> None:
-        """All deadlines up to there have been dealt with."""
-        self._passed = max(self._passed, deadline)
+    def settle(self, time: int) -> None:
+        """What was due up to there has been dealt with, except for what is still there."""
+        self._passed = max(self._passed, min(time, self.first - 1))
 
-    @property
-    def whole(self) -> bool:
-        """Whether all is in memory."""
-        return not any(bucket.missing for bucket in self._buckets.values())
-
-    def shrink(self, beyond: int, most: int) -> None:
-        """Let go of what is stored and due only in buckets that begin after `beyond`, if there are more than `most`."""
-        if self._entries <= max(most, 2 * self._kept):
-            return
-        away = set()
-        for number, bucket in self._buckets.items():
-            if number * self._width > beyond and not bucket.changed:
-                bucket.missing = set(range(bucket.segments))
-                away.add(number)
-        self._keys = {time: keys for time, keys in self._keys.items() if time // self._width not in away}
-        self.times[:] = sorted(self._keys)
-        self._kept = self._entries = sum(map(len, self._keys.values()))
-
-    def until(self, bound: int) -> Iterator[str]:
-        """The keys in memory with deadlines up to there."""
-        for deadline, keys in self._keys.items():
-            if deadline <= bound:
-                yield from keys
+    def soon(self, bound: int, most: int) -> Iterator[str]:
+        """The keys in memory with deadlines up to there, in order; about `most` of them."""
+        times = self.times
+        heap = [(times[0], 0)] if times else []
+        while heap and most > 0 and heap[0][0] <= bound:
+            deadline, at = heappop(heap)
+            keys = self._keys[deadline]
+            keys.sort(reverse=True)
+            part = keys[-most:]
+            most -= len(part)
+            yield from part
+            for child in (2 * at + 1, 2 * at + 2):
+                if child < len(times):
+                    heappush(heap, (times[child], child))
 
     def needs(self, bound: int) -> list[str]:
         """The names of what is not in memory and may hold deadlines up to there."""
@@ -140,26 +162,43 @@ class Due:
         if segment not in bucket.missing:
             return
         bucket.missing.discard(segment)
-        if segment == bucket.segments - 1 and not bucket.known:
-            bucket.known = True
-            bucket.tail = [(deadline, key) for deadline, key in entries]
+        if segment == bucket.segments - 1:
+            if not bucket.known:
+                bucket.known = True
+                bucket.tail = [(deadline, key) for deadline, key in entries]
+            entries = bucket.tail
         for deadline, key in entries:
-            if deadline > self._passed:
+            if deadline > self._passed and (deadline != self._partly[0] or key > self._partly[1]):
                 self._near(deadline, key)
+
+    def shrink(self, beyond: int, most: int) -> None:
+        """Let go of what is stored and due only in buckets that begin after `beyond`, if there are more than `most`."""
+        if self._entries <= max(most, 2 * self._kept):
+            return
+        away = set()
+        for number, bucket in self._buckets.items():
+            if number * self._width > beyond and not bucket.changed:
+                bucket.missing = set(range(bucket.segments))
+                away.add(number)
+        self._keys = {time: keys for time, keys in self._keys.items() if time // self._width not in away}
+        self.times[:] = sorted(self._keys)
+        self._kept = self._entries = sum(map(len, self._keys.values()))
 
     def head(self) -> list[Any]:
         """What is known without the segments."""
-        return [self._passed, [[number, bucket.segments] for number, bucket in self._buckets.items()]]
+        buckets = [[number, bucket.segments] for number, bucket in self._buckets.items()]
+        return [self._passed, self._partly, buckets]
 
     def take_up(self, head: list[Any]) -> list[str]:
         """Begin with what was dumped. The names of the segments that are needed at once: those not yet full."""
-        self._passed = head[0]
-        for number, segments in head[1]:
+        self._passed, (deadline, key), buckets = head
+        self._partly = deadline, key
+        for number, segments in buckets:
             bucket = self._buckets[number] = _Bucket()
             bucket.segments = segments
             bucket.known = False
             bucket.missing = set(range(segments))
-        return [self._name(number, segments - 1) for number, segments in head[1]]
+        return [self._name(number, segments - 1) for number, segments in buckets]
 
     def dump(self) -> Iterable[tuple[str, list[Any] | None]]:
         """The segments that have changed since the last dump; None for those that are gone."""

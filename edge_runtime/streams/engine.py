@@ -2,7 +2,8 @@
 
 The order of things, on which the results depend and nothing else: first whatever processing time has come to by then,
 step by step (devices that go idle, timers); then the event, in its windows; then what the watermark has come to by it,
-by deadline and key.
+by deadline and key. Where that is much, it goes on with the events and ticks after it; until a window has been told of
+its end, it takes events as before.
 
 State is held under these names: `=<key>` for a partition key, `~head`, `~marks.<chunk>` for the devices' watermarks,
 `~due.<bucket>.<segment>` and `~timer.<bucket>.<segment>` for the indices of what is due when. `needs` has to be asked
@@ -22,7 +23,7 @@ from edge_runtime.streams.cells import Cell, Shaped
 from edge_runtime.streams.compute import Compute
 from edge_runtime.streams.due import Due
 from edge_runtime.streams.grid import Grid, Sliced
-from edge_runtime.streams.machine import TICK, Late, Note, Result
+from edge_runtime.streams.machine import MOST, TICK, Late, Machine, Note, Result
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.sessions import Sessions
 from edge_runtime.streams.triggers import Triggers
@@ -32,6 +33,8 @@ from edge_runtime.streamspec import SECOND, Fixed, Global, Session, Sliding, Win
 
 VERSION = 1
 """Of what is dumped."""
+AHEAD = 4 * MOST
+"""Keys that have something due soon and are asked for together."""
 
 HEAD = "~head"
 _MARKS = "~marks."
@@ -41,6 +44,11 @@ _KEY = "="
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+
+
+def machine(spec: Window) -> Machine:
+    """The machine of a window specification. Raises `ConfigError` for one that cannot be."""
+    return Windows(spec)
 
 
 class Windows:
@@ -80,25 +88,42 @@ class Windows:
         self._parts: dict[str, Any] = {}
         """What of that was loaded so far; None for what is missing."""
         self._ready = False
+        self._lacking = True
+        """Whether something was needed when that was last asked."""
+        self._enough = NEVER
+        """Keys that `take` may look at because something of them is due."""
+        self._looked = 0
+        """How many it has."""
+        self._over = 0
+        """How many for the present event, and how many more results they gave."""
+        self._behind = False
+        """Something is due and has not been dealt with."""
         self._written = b""
         """The head as it was dumped last."""
 
     # --- Events -----------------------------------------------------------------------------------------------------
 
-    def take(self, events: Sequence[Event], times: Sequence[int]) -> list[Result]:
-        """Deal with events in order; see `Machine`."""
-        assert self._ready, "needs() was not asked until it needed nothing more"
+    def take(self, events: Sequence[Event], times: Sequence[int]) -> tuple[int, list[Result]]:
+        """Deal with events in order; see `Machine`. It takes none while there is still something that it needs."""
+        if self._lacking and self.needs(events, times):
+            return 0, []
         marks, add, key_of, cells = self._marks, self._shaped.add, self._key_of, self._cells
         see, registered, by_event = marks.see, self._shaped.registered, self._by_event
         results, timed = self._triggers.results, self._timers.times
+        self._looked = 0
+        index = -1
         for index, event in enumerate(events):
+            if (results and len(results) >= MOST) or self._looked > self._enough:
+                index -= 1
+                break
             now = times[index]
-            if now >= marks.check or (timed and now >= timed[0]):
+            self._over = 0
+            if self._behind or now >= marks.check or (timed and now >= timed[0]):
                 self._pass(now, index)
             if event.kind.startswith(TICK):
                 continue
             time = event.time if by_event else now
-            verdict = see(event.device, time, now)
+            verdict = see(event.device, time, event.received, now)
             if verdict == WILD:
                 self._told(index)
                 results.append(Late(index, 0))
@@ -110,26 +135,31 @@ class Windows:
                     cell = cells.get(key)
                     if cell is None:
                         cell = Cell(key)
-                        add(cell, event, time, index, now, marks)
+                        add(cell, event, time, index, now, self)
                         if cell.windows:
                             self._begun(cell)
                     else:
                         if not cell.changed:
                             cell.changed = True
                             self._changed.append(cell)
-                        add(cell, event, time, index, now, marks)
+                        add(cell, event, time, index, now, self)
                     if registered:
                         self._register(now)
             if verdict != COUNTS:
                 self._advance(now, index)
             if marks.notes:
                 self._told(index)
-        if times:
-            self._now = times[-1]
+        if index >= 0:
+            self._now = times[index]
         taken = list(results)
         results.clear()
         self._absent.clear()
-        return taken
+        return index + 1, taken
+
+    def at(self, now: int) -> int:
+        """How far the windows have been told of: the watermark, but for what is due and has not been dealt with."""
+        watermark, due = self._marks.at(now), self._due
+        return watermark if due.first > watermark else due.dealt
 
     def _begun(self, cell: Cell) -> None:
         self._cells[cell.key] = cell
@@ -151,44 +181,58 @@ class Windows:
 
     def _pass(self, now: int, index: int) -> None:
         """Go through what processing time has come to, in its order, however large the step from the last event."""
-        while (step := min(self._marks.check, self._timers.first)) <= now:
-            if step == self._timers.first:
-                deadline, keys = self._timers.pop()
-                for key in keys:
-                    cell = self._cells.get(key)
-                    if cell is not None:
-                        self._change(cell)
-                        self._shaped.expired(cell, deadline, index)
+        if self._behind:
+            self._advance(now, index)
+        timers = self._timers
+        while self._over < MOST and (step := min(self._marks.check, timers.first)) <= now:
+            if step == timers.first:
+                deadline, key = timers.pop()
+                cell = self._looked_at(key)
+                if cell is not None:
+                    self._shaped.expired(cell, deadline, index)
             else:
                 self._advance(step, index)
+        timers.settle(now)
 
     def _advance(self, now: int, index: int) -> None:
-        """Deal with everything that the watermark has come to."""
-        due, cells, shaped = self._due, self._cells, self._shaped
+        """Deal with what the watermark has come to; with a part of it, where it is much."""
+        due, shaped = self._due, self._shaped
         watermark = self._marks.at(now)
-        while due.first <= watermark:
-            deadline, keys = due.pop()
-            for key in keys:
-                cell = cells.get(key)
-                if cell is None:
-                    continue
-                self._change(cell)
-                shaped.due(cell, deadline, index)
-                if not cell.windows:
-                    del cells[key]
-                    self._keys -= 1
-                    self._gone.add(key)
-            for deadline, key in shaped.registered:
-                due.add(deadline, key)
-            shaped.registered.clear()
+        while due.first <= watermark and self._over < MOST:
+            deadline, key = due.pop()
+            cell = self._looked_at(key)
+            if cell is None:
+                continue
+            before = len(self._triggers.results)
+            shaped.due(cell, deadline, index)
+            self._over += max(0, len(self._triggers.results) - before - 1)
+            if not cell.windows:
+                del self._cells[key]
+                self._keys -= 1
+                self._gone.add(key)
+            if shaped.registered:
+                for again, key in shaped.registered:
+                    due.add(again, key)
+                shaped.registered.clear()
+        self._behind = due.first <= watermark
         due.settle(watermark)
         self._wanted = due.first
         self._marks.want(self._wanted, now)
 
+    def _looked_at(self, key: str) -> Cell | None:
+        self._over += 1
+        self._looked += 1
+        cell = self._cells.get(key)
+        if cell is not None:
+            self._change(cell)
+        return cell
+
     def wakes(self) -> int | None:
         """When a device goes idle that holds something back, or a timer is due; see `Machine`."""
-        at = min(self._marks.wakes(), self._timers.earliest)
-        return None if at == NEVER else at
+        if self._behind:
+            return self._now
+        at = max(min(self._marks.wakes(), self._timers.earliest), self._now)
+        return None if at >= NEVER else at
 
     def _change(self, cell: Cell) -> None:
         if not cell.changed:
@@ -198,18 +242,27 @@ class Windows:
     # --- State ------------------------------------------------------------------------------------------------------
 
     def needs(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
-        """See `Machine`; to be asked until it is empty."""
+        """See `Machine`; to be asked until it is empty, or `take` takes nothing."""
+        names = self._needed(events, times)
+        self._lacking = bool(names)
+        return names
+
+    def _needed(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
         if not self._ready:
             return self._missing()
+        self._enough = NEVER
         if not events or (len(self._cells) == self._keys and self._due.whole and self._timers.whole):
             return ()
         happened = [(event, now) for event, now in zip(events, times, strict=True) if not event.kind.startswith(TICK)]
-        bound = self._marks.bound(happened, times[-1])
-        names = {*self._due.needs(bound), *self._timers.needs(times[-1])}
+        until = times[-1]
+        bound = self._marks.bound(happened, until)
+        names = {*self._due.needs(bound), *self._timers.needs(until)}
         if names or len(self._cells) == self._keys:
             return names
+        # Of what is due only so much is looked at here; `take` stops before it could come to more.
+        self._enough = AHEAD - 2 * MOST
         keys = {self._key_of(event) for event, _ in happened}
-        keys.update(self._due.until(bound), self._timers.until(times[-1]))
+        keys.update(self._due.soon(bound, AHEAD), self._timers.soon(until, AHEAD))
         return {_KEY + key for key in keys if key is not None and key not in self._cells and key not in self._absent}
 
     def load(self, state: Mapping[str, bytes | None]) -> None:
@@ -242,7 +295,7 @@ class Windows:
                 raise StorageError(
                     f"The windows' state is of version {self._head[0]}", hint="A newer gateway wrote it."
                 )
-            _, marks, due, timers, self._keys, self._now = self._head
+            _, marks, due, timers, self._keys, self._now, self._behind = self._head
             chunks = [f"{_MARKS}{number}" for number in range(-(-marks[0] // CHUNK))]
             self._parts = dict.fromkeys([*chunks, *self._due.take_up(due), *self._timers.take_up(timers)])
         for name in self._parts:
@@ -275,7 +328,7 @@ class Windows:
             for name, entries in index.dump():
                 state[name] = None if entries is None else _encode(entries)
         if self._ready:
-            parts = [self._marks.head(), self._due.head(), self._timers.head(), self._keys, self._now]
+            parts = [self._marks.head(), self._due.head(), self._timers.head(), self._keys, self._now, self._behind]
             head = _encode([VERSION, *parts])
             if head != self._written:
                 state[HEAD] = self._written = head
@@ -307,6 +360,9 @@ def _shaped(spec: Window, compute: Compute, triggers: Triggers, lateness: int) -
     if isinstance(shape, Global) and not triggers.early:
         raise ConfigError("A global window without an early trigger never says anything", hint="Such as early_count.")
     if isinstance(made, SlidingWindows) and isinstance(shape, Sliding):
+        if shape.size > MOST * shape.every and (triggers.early or lateness):
+            hint = f"Beyond {MOST} of them windows can have neither lateness nor early triggers."
+            raise ConfigError(f"Each event would belong to {shape.size // shape.every} windows", hint=hint)
         if not (triggers.discarding and triggers.early):
             return Sliced(made, shape.size, shape.every, compute, triggers, lateness)
         return Grid(made, False, shape.size, compute, triggers, lateness)

@@ -45,18 +45,22 @@ class Sessions(Shaped):
             spans = [(window.start, window.end) for window in cell.windows.values()]
             start, end = next(span for span in self._function.merge([*spans, own]) if span[0] <= time < span[1])
             parts = [cell.windows[span[0]] for span in sorted(spans) if start <= span[0] < end]
-        if end + self._lateness <= watermark:
+        # A session whose end the watermark has passed may not have been told of it yet: it will be, as it is by then.
+        untold = next((part for part in parts if part.end == end and not part.closed), None)
+        if untold is None and end + self._lateness <= watermark:
             self._late(index, end, watermark)
             return None
-        session = self._united(parts) if parts else Open(start, end, self._compute.zero())
+        due = untold.due if untold is not None else end if end > watermark else end + self._lateness
         for part in parts:
             del cell.windows[part.start]
-        session.start, session.end = start, end
-        session.closed = end <= watermark
-        session.due = end + self._lateness if session.closed else end
-        self._register(session.due, cell)
+        latest = cell.last is None or cell.last in parts or start > cell.last.start
+        session = self._united(parts) if parts else Open(start, end, self._compute.zero())
+        session.start, session.end, session.due = start, end, due
+        session.closed = untold is None and end <= watermark
+        if untold is None:
+            self._register(due, cell)
         cell.windows[start] = session
-        if cell.last is None or cell.last in parts or start > cell.last.start:
+        if latest:
             cell.last = session
         return session
 

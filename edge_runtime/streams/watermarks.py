@@ -10,8 +10,8 @@ where it is, until it has caught up, but does not take it back: while it was awa
 
 **A wild clock** neither moves the watermark nor holds it. An event is set aside when its time is
 
-- more than `ahead` of processing time; or
-- more than `behind` processing time, and not what its device would have in its spool: older than the newest one the
+- more than `ahead` of the gateway's clock when it came; or
+- more than `behind` it, and not what its device would have in its spool: older than the newest one the
   device has sent by more than the disorder that is allowed for (`delay` and `lateness`), or the first that it ever
   sends.
 
@@ -32,6 +32,7 @@ from heapq import heappop, heappush, heapreplace
 from typing import Any
 
 from edge_runtime.events import Event
+from edge_runtime.streamspec import SECOND
 
 NEVER = 2**62
 """A time that does not come."""
@@ -85,17 +86,17 @@ class Watermarks:
         self.notes: list[tuple[str, str, str]] = []
         """Device, about, text: for whoever calls `see` to take away."""
 
-    def see(self, name: str, time: int, now: int) -> int:
-        """Take notice of an event."""
+    def see(self, name: str, time: int, wall: int, now: int) -> int:
+        """Take notice of an event, which came when the gateway's clock said `wall`."""
         device = self._devices.get(name)
         if (
             device is None
             or device.wild
             or now - device.seen >= self._idle
-            or time > now + self._ahead
-            or time < now - self._behind
+            or time > wall + self._ahead
+            or time < wall - self._behind
         ):
-            return self._look(name, time, now)
+            return self._look(name, time, wall, now)
         device.seen = self._last = now
         if not device.changed:
             device.changed = True
@@ -108,7 +109,7 @@ class Watermarks:
                 return CROSSES
         return COUNTS
 
-    def _look(self, name: str, time: int, now: int) -> int:
+    def _look(self, name: str, time: int, wall: int, now: int) -> int:
         """An event that is not the common one."""
         device = self._devices.get(name)
         if device is None:
@@ -116,9 +117,9 @@ class Watermarks:
         if not device.changed:
             device.changed = True
             self._changed.append(device)
-        about = self._wrong(device, time, now)
+        about = self._wrong(device, time, wall)
         if about:
-            return self._set_aside(device, about, time, now)
+            return self._set_aside(device, about, abs(time - wall), now)
         # The minimum goes up by itself, but this device may now bring it down: what it has been until now has to stay.
         self.at(now)
         if device.wild:
@@ -134,20 +135,19 @@ class Watermarks:
         self._watch(now)
         return CROSSES if self.value >= self._wanted else COUNTS
 
-    def _wrong(self, device: Device, time: int, now: int) -> str:
-        if time > now + self._ahead:
+    def _wrong(self, device: Device, time: int, wall: int) -> str:
+        if time > wall + self._ahead:
             return "ahead"
         goes_on = device.newest != BEGINNING and time >= device.newest - self._disorder
-        return "behind" if time < now - self._behind and not goes_on else ""
+        return "behind" if time < wall - self._behind and not goes_on else ""
 
-    def _set_aside(self, device: Device, about: str, time: int, now: int) -> int:
+    def _set_aside(self, device: Device, about: str, by: int, now: int) -> int:
         if not device.wild:
             device.wild = True
             device.told = now - device.noted >= self._idle
             if device.told:
                 device.noted = now
-                away = (time - now if about == "ahead" else now - time) // 1_000_000
-                text = f"Its clock is {away} s {about}: its events are set aside until it is right."
+                text = f"Its clock is {by // SECOND} s {about}: its events are set aside until it is right."
                 self.notes.append((device.name, about, text))
             if device is self._witness:
                 self.at(now)
@@ -198,11 +198,11 @@ class Watermarks:
         """What the watermark is at most after these, and at `until`: no less, perhaps more. Nothing changes."""
         newest: dict[str, int] = {}
         doubtful = set()
-        for event, now in events:
+        for event, _ in events:
             name, time = event.device, event.time
-            if not now - self._behind <= time <= now + self._ahead:
+            if not event.received - self._behind <= time <= event.received + self._ahead:
                 doubtful.add(name)
-                time = min(time, now + self._ahead)
+                time = min(time, event.received + self._ahead)
             newest[name] = max(time, newest.get(name, time))
         last = self._last if self._last != BEGINNING or not events else events[0][1]
         asleep = max(0, until - last - self._idle) if last != BEGINNING else 0
@@ -257,7 +257,7 @@ class Clock:
         self.check = NEVER
         self.notes: list[tuple[str, str, str]] = []
 
-    def see(self, name: str, time: int, now: int) -> int:
+    def see(self, name: str, time: int, wall: int, now: int) -> int:
         """Nothing to take notice of: the engine asks `at` before it deals with an event that comes after `check`."""
         return COUNTS
 
