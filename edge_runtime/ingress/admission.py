@@ -7,6 +7,7 @@ once it is.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -49,6 +50,8 @@ _STORED, _ACCEPTED = Placed.STORED, Verdict.ACCEPTED
 """As plain names: looking up a member of an enumeration is slow in CPython 3.11, and these are needed per message."""
 
 Settle = Callable[[Verdict], None]
+
+_log = logging.getLogger("edge.admission")
 
 
 class Admission:
@@ -295,10 +298,7 @@ class Admission:
         self._append([letter], partial(_as_dead, settle))
 
     def _append(self, records: Sequence[Record], settle: Settle) -> None:
-        appending = self._journal.append(records)
-        if not isinstance(appending, asyncio.Future):  # the journal writer's client gives futures: no task per message
-            appending = asyncio.ensure_future(appending)
-        appending.add_done_callback(partial(_appended, settle))
+        self._journal.submit(records, partial(_appended, settle))
 
     def _follow(self, stored: Sequence[Stored]) -> None:
         for item in stored:
@@ -309,20 +309,18 @@ class Admission:
                 self._open.pop(record.command, None)
 
 
-def _appended(settle: Settle, appending: asyncio.Future[Appended]) -> None:
-    try:
-        placed = appending.result().placed
-    except (StorageError, asyncio.CancelledError):
+def _appended(settle: Settle, outcome: Appended | Exception) -> None:
+    if isinstance(outcome, Exception):
         settle(Verdict.REFUSED)
-    except BaseException:
-        settle(Verdict.REFUSED)
-        raise  # a defect: the event loop reports it, and nothing was acknowledged
+        if not isinstance(outcome, StorageError):
+            _log.error("an append failed in a way that is none of the journal's", exc_info=outcome)
+        return
+    placed = outcome.placed
+    if _STORED in placed:
+        settle(_ACCEPTED)
     else:
-        if _STORED in placed:
-            settle(_ACCEPTED)
-        else:
-            dead = Placed.CONFLICT in placed or Placed.SCATTERED in placed
-            settle(Verdict.DEAD if dead else Verdict.DUPLICATE)
+        dead = Placed.CONFLICT in placed or Placed.SCATTERED in placed
+        settle(Verdict.DEAD if dead else Verdict.DUPLICATE)
 
 
 def _letter(event: Event, reason: str, why: str) -> DeadLetter:

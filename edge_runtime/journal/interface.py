@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
 import msgspec
 
+from edge_runtime.errors import StorageError
 from edge_runtime.journal.records import (
     AppToken,
     AppVersion,
@@ -79,6 +81,9 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
 
 Listener = Callable[[Sequence[Stored]], None]
 
+Settled = Callable[[Appended | Exception], None]
+"""Is told the outcome of an append: what was stored, or the error that `append` would have raised."""
+
 
 class Journal(Protocol):
     """A durable, ordered log.
@@ -90,6 +95,13 @@ class Journal(Protocol):
 
     def append(self, records: Sequence[Record]) -> Awaitable[Appended]:
         """Append at most 1,000 records; events that are there already are recognised and left out."""
+        ...
+
+    def submit(self, records: Sequence[Record], settled: Settled) -> None:
+        """As `append`, for who appends with every message: no future for each of them.
+
+        `settled` is called exactly once, in a later turn of the event loop, after the listeners. It does not raise.
+        """
         ...
 
     def commit(self, progress: Progress, effects: Sequence[Record]) -> Awaitable[Appended]:
@@ -127,3 +139,16 @@ class Journal(Protocol):
         That includes what the journal stores by itself, such as `Trimmed` and `Gap`.
         """
         ...
+
+
+def settle_with(appending: Awaitable[Appended], settled: Settled) -> None:
+    """`Journal.submit` by means of `append`."""
+
+    def done(future: asyncio.Future[Appended]) -> None:
+        error = StorageError("the append was cancelled") if future.cancelled() else future.exception()
+        if error is None:
+            settled(future.result())
+        elif isinstance(error, Exception):
+            settled(error)
+
+    asyncio.ensure_future(appending).add_done_callback(done)

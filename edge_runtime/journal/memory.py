@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from edge_runtime.errors import StorageError, StorageFull
-from edge_runtime.journal.interface import Appended, Listener, Tables
+from edge_runtime.journal.interface import Appended, Listener, Settled, Tables, settle_with
 from edge_runtime.journal.projection import Projection
 from edge_runtime.journal.records import Gap, Progress, Record, State, Stored, Trimmed
 from edge_runtime.journal.retention import Old, followers, plan, trim_now
@@ -48,6 +48,10 @@ class MemoryJournal:
     async def append(self, records: Sequence[Record]) -> Appended:
         """As `Journal.append`."""
         return await self._write(records)
+
+    def submit(self, records: Sequence[Record], settled: Settled) -> None:
+        """As `Journal.submit`."""
+        settle_with(self.append(records), settled)
 
     async def commit(self, progress: Progress, effects: Sequence[Record]) -> Appended:
         """As `Journal.commit`."""

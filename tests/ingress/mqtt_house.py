@@ -15,7 +15,7 @@ from edge_runtime.clock import ManualClock
 from edge_runtime.events import Event, Origin
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
-from edge_runtime.journal.interface import Appended, Listener, Tables
+from edge_runtime.journal.interface import Appended, Listener, Settled, Tables, settle_with
 from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, Progress, Record, State, Stored
 from edge_runtime.proto import mqtt
@@ -39,6 +39,9 @@ class SlowJournal:
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         self.under_way.append((records, future))
         return future
+
+    def submit(self, records: Sequence[Record], settled: Settled) -> None:
+        settle_with(self.append(records), settled)
 
     async def let_through(self, count: int) -> None:
         """Make the oldest `count` appends durable."""

@@ -14,14 +14,15 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import msgspec
 
 from edge_runtime.errors import StaleGeneration, StorageError, StorageFull
 from edge_runtime.events import Event
-from edge_runtime.journal.interface import Appended, Listener, Placed, Tables, Usage
+from edge_runtime.journal.interface import Appended, Listener, Placed, Settled, Tables, Usage
 from edge_runtime.journal.projection import instead
 from edge_runtime.journal.records import FlowState, Progress, Record, State, Stored
 from edge_runtime.journal.retention import KEEP_ALL, Retention
@@ -34,7 +35,6 @@ from edge_runtime.journal.sqlite.messages import (
     Close,
     Done,
     Failed,
-    Op,
     Read,
     ReadStateKeys,
     ReadStates,
@@ -66,6 +66,8 @@ START_SECONDS = 60.0
 _log = logging.getLogger("edge.journal")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
+_STORED = Placed.STORED
+"""As a plain name: looking up a member of an enumeration is slow in CPython 3.11."""
 
 
 class SqliteJournal(asyncio.Protocol):
@@ -78,6 +80,7 @@ class SqliteJournal(asyncio.Protocol):
         self._pending: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._group: list[_Waiting] | None = None
+        self._group_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._next_write = 0.0
         self._replies: deque[Callable[[Reply], None]] = deque()
@@ -85,6 +88,8 @@ class SqliteJournal(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._backup: asyncio.Future[BackedUp] | None = None
+        self._emptied: asyncio.Future[None] | None = None
+        """Somebody waits until nothing is to be written."""
         self._closing = False
         self.commits = 0
         """Transactions made durable so far."""
@@ -136,11 +141,19 @@ class SqliteJournal(asyncio.Protocol):
 
     def append(self, records: Sequence[Record]) -> Awaitable[Appended]:
         """As `Journal.append`."""
-        return self._submit(Op(list(records)))
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        self._submit(list(records), partial(_resolve, future))
+        return future
+
+    def submit(self, records: Sequence[Record], settled: Settled) -> None:
+        """As `Journal.submit`."""
+        self._submit(records, settled)
 
     def commit(self, progress: Progress, effects: Sequence[Record]) -> Awaitable[Appended]:
         """As `Journal.commit`."""
-        return self._submit(Op([*effects, progress], progress.flow, progress.generation))
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        self._submit([*effects, progress], partial(_resolve, future), progress.flow, progress.generation)
+        return future
 
     def listen(self, listener: Listener) -> None:
         """As `Journal.listen`."""
@@ -204,8 +217,8 @@ class SqliteJournal(asyncio.Protocol):
     async def close(self) -> None:
         """Write what is pending, have the writer save a snapshot, and wait for it to end."""
         while self._pending or self._group:
-            waiting = [item.future for item in [*(self._group or []), *self._pending]]
-            await asyncio.wait(waiting)
+            self._emptied = self._emptied or self._loop.create_future()
+            await asyncio.shield(self._emptied)
         self._closing = True
         if self._transport is not None:
             self._transport.write(frame(_encode(Close())))
@@ -216,29 +229,27 @@ class SqliteJournal(asyncio.Protocol):
 
     # Grouping
 
-    def _submit(self, op: Op) -> asyncio.Future[Appended]:
-        future: asyncio.Future[Appended] = self._loop.create_future()
+    def _submit(self, records: Sequence[Record], settled: Settled, flow: str = "", generation: int = 0) -> None:
         try:
-            item = self._checked(op, future)
+            item = self._checked(records, settled, flow, generation)
         except StorageError as error:
-            future.set_exception(error)
-            return future
+            self._loop.call_soon(settled, error)
+            return
         self._pending.append(item)
         self._waiting_bytes += len(item.body)
         if self._group is None and self._timer is None:
             # Not at once: what else this turn of the loop brings (a segment with ten messages) joins in.
             delay = self._next_write - self._loop.time()
             self._timer = self._loop.call_later(max(delay, 0), self._flush)
-        return future
 
-    def _checked(self, op: Op, future: asyncio.Future[Appended]) -> _Waiting:
+    def _checked(self, records: Sequence[Record], settled: Settled, flow: str, generation: int) -> _Waiting:
         """Encoded here and not in its group: what cannot be written fails alone, and sizes are known."""
         if self._closing or self._transport is None:
             raise StorageError("the journal is closed")
-        if len(op.records) > MAX_APPEND + bool(op.flow):
-            raise StorageError(f"{len(op.records)} records in one append; the limit is {MAX_APPEND}")
+        if len(records) > MAX_APPEND + bool(flow):
+            raise StorageError(f"{len(records)} records in one append; the limit is {MAX_APPEND}")
         try:
-            body = _encode(op)
+            body = _encode((records, flow, generation))
         except Exception as error:
             raise StorageError(f"a record cannot be stored: {error}") from error
         if self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
@@ -246,46 +257,51 @@ class SqliteJournal(asyncio.Protocol):
                 "the disk does not keep up: too much waits to be stored",
                 hint="Boards keep their readings meanwhile; check the disk if this lasts.",
             )
-        return _Waiting(op, msgspec.Raw(body), future)
+        return _Waiting(records, body, settled, not flow and _changes_flows(records))
 
     def _flush(self) -> None:
         self._timer = None
         if self._group is not None or not self._pending or self._transport is None:
             return
-        group = [self._pending.popleft()]
-        size, count = len(group[0].body), len(group[0].op.records)
-        if not _changes_flows(group[0].op):
-            while self._pending:
-                item = self._pending[0]
-                size, count = size + len(item.body), count + len(item.op.records)
-                if count > MAX_GROUP or size > MAX_GROUP_BYTES or _changes_flows(item.op):
+        pending = self._pending
+        group = [first := pending.popleft()]
+        size, count = len(first.body), len(first.records)
+        if not first.alone:
+            while pending:
+                item = pending[0]
+                size, count = size + len(item.body), count + len(item.records)
+                if count > MAX_GROUP or size > MAX_GROUP_BYTES or item.alone:
+                    size -= len(item.body)
                     break
-                group.append(self._pending.popleft())
-        self._group = group
+                group.append(pending.popleft())
+        self._group, self._group_bytes = group, size
         self._next_write = self._loop.time() + self._max_delay
         self._replies.append(self._written)
-        self._transport.write(frame(_encode(WriteEncoded([item.body for item in group]))))
+        self._transport.write(frame(_encode(WriteEncoded([msgspec.Raw(item.body) for item in group]))))
 
     def _written(self, reply: Reply) -> None:
         group, self._group = self._group or [], None
-        self._waiting_bytes -= sum(len(item.body) for item in group)
+        self._waiting_bytes -= self._group_bytes
         self.commits += 1
         if isinstance(reply, Written):
+            outcomes = _outcomes(group, reply)
             # All listeners first: whoever goes on because its append is durable finds the rest of the house informed.
-            outcomes = [_outcome(item.op, done) for item, done in zip(group, reply.done, strict=True)]
             self._tell([item for outcome in outcomes if isinstance(outcome, Appended) for item in outcome.stored])
             for item, outcome in zip(group, outcomes, strict=True):
-                _settle(item.future, outcome)
+                item.settle(outcome)
         else:
             error = _error(reply)
             for item in group:
-                _settle(item.future, error)
+                item.settle(error)
         if self._pending and self._timer is None:
             delay = self._next_write - self._loop.time()
             if delay > 0:
                 self._timer = self._loop.call_later(delay, self._flush)
             else:
                 self._flush()
+        if self._emptied is not None and not self._pending:
+            self._emptied.set_result(None)
+            self._emptied = None
 
     def _tell(self, stored: list[Stored]) -> None:
         if stored:
@@ -357,7 +373,10 @@ class SqliteJournal(asyncio.Protocol):
         while self._replies:
             self._replies.popleft()(gone)
         while self._pending:
-            _settle(self._pending.popleft().future, _error(gone))
+            self._pending.popleft().settle(_error(gone))
+        if self._emptied is not None:
+            self._emptied.set_result(None)
+            self._emptied = None
         if self._backup is not None:
             self._backup.set_exception(_error(gone))
             self._backup = None
@@ -365,18 +384,50 @@ class SqliteJournal(asyncio.Protocol):
             self.lost.set_result(None)
 
 
-class _Waiting(NamedTuple):
-    op: Op
-    body: msgspec.Raw
-    future: asyncio.Future[Appended]
+class _Waiting:
+    """What one caller wants stored. Written by hand: there is one for each message of a device."""
+
+    __slots__ = ("alone", "body", "records", "settled")
+
+    def __init__(self, records: Sequence[Record], body: bytes, settled: Settled, alone: bool) -> None:
+        self.records = records
+        self.body = body
+        """An `Op` as the writer reads it."""
+        self.settled = settled
+        self.alone = alone
+        """No other joins its transaction."""
+
+    def settle(self, outcome: Appended | Exception) -> None:
+        """Tell the caller. A defect of one must not keep the others, who wait for the fsync too, in the dark."""
+        try:
+            self.settled(outcome)
+        except Exception:
+            _log.exception("somebody who appended to the journal failed on the outcome")
 
 
-def _changes_flows(op: Op) -> bool:
-    """Whether later checks of a generation depend on this op: then it is committed before they are made."""
-    return not op.flow and any(type(record) is FlowState for record in op.records)
+def _changes_flows(records: Sequence[Record]) -> bool:
+    """Whether later checks of a generation depend on these: then they are committed before such checks are made."""
+    return FlowState in map(type, records)
 
 
-def _outcome(op: Op, done: Done) -> Appended | Exception:
+def _outcomes(group: Sequence[_Waiting], reply: Written) -> Sequence[Appended | Exception]:
+    if reply.first < 0:
+        return [_outcome(item.records, done) for item, done in zip(group, reply.done, strict=True)]
+    outcomes = []
+    offset = reply.first
+    for item in group:
+        records = item.records
+        if len(records) == 1:
+            outcomes.append(Appended([_STORED], [Stored(offset, records[0])]))
+            offset += 1
+        else:
+            stored = [Stored(at, record) for at, record in enumerate(records, offset)]
+            outcomes.append(Appended([_STORED] * len(records), stored))
+            offset += len(records)
+    return outcomes
+
+
+def _outcome(records: Sequence[Record], done: Done) -> Appended | Exception:
     if done.stale:
         return StaleGeneration(done.stale)
     if done.full:
@@ -384,12 +435,12 @@ def _outcome(op: Op, done: Done) -> Appended | Exception:
             "the journal is full: its quota has no room for more events",
             hint="Raise journal.max_size or keep less; boards keep their readings meanwhile.",
         )
-    placed = [Placed.STORED] * len(op.records)
+    placed = [Placed.STORED] * len(records)
     for number, verdict in done.others:
         placed[number] = verdict
     stored = []
     offset = done.first
-    for record, verdict in zip(op.records, placed, strict=True):
+    for record, verdict in zip(records, placed, strict=True):
         if verdict is Placed.DUPLICATE:
             continue
         if verdict is not Placed.STORED and type(record) is Event:
@@ -400,7 +451,7 @@ def _outcome(op: Op, done: Done) -> Appended | Exception:
     return Appended(placed, stored)
 
 
-def _settle(future: asyncio.Future[Appended], outcome: Appended | Exception) -> None:
+def _resolve(future: asyncio.Future[Appended], outcome: Appended | Exception) -> None:
     if future.done():
         return
     if isinstance(outcome, Appended):

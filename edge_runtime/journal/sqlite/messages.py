@@ -99,9 +99,13 @@ class Done(msgspec.Struct, array_like=True):
 
 
 class Written(msgspec.Struct, array_like=True, tag="written"):
-    """The transaction is durable."""
+    """The transaction is durable.
+
+    Nearly always all records are stored as they came: then `done` is empty, and `first` the offset of the first one.
+    """
 
     done: list[Done]
+    first: int = -1
 
 
 class Batches(msgspec.Struct, array_like=True, tag="batches"):

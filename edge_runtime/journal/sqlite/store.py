@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import apsw
@@ -51,6 +52,8 @@ WAL_IDLE_PAGES = 1024
 MAX_READ_BYTES = 1 << 20
 """One read, which a commit may have to wait for."""
 
+_STORED = Placed.STORED
+"""As a plain name: looking up a member of an enumeration is slow in CPython 3.11."""
 _decode_tables = msgspec.msgpack.Decoder(Tables).decode
 _decode_intervals = msgspec.msgpack.Decoder(seen.Intervals).decode
 
@@ -162,15 +165,22 @@ class Store:
 
         Raises StorageFull or StorageError when nothing was written, FsyncFailed when the process must end.
         """
-        refused = self._refusals(ops)
-        records = [record for index, op in enumerate(ops) if index not in refused for record in op.records]
+        records = [record for op in ops for record in op.records]
+        blob = encode(records)
+        refused = self._refusals(ops, len(blob))
+        if refused:
+            records = [record for index, op in enumerate(ops) if index not in refused for record in op.records]
         try:
             placed, stored = self._projection.place(records)
         except apsw.Error as error:
             raise self._refused(error) from error
         first = self.head + 1
+        plain = not refused and placed.count(_STORED) == len(placed)
         if stored:
-            self._store(stored)
+            self._store(stored, blob if plain else encode(stored))
+        if plain:
+            offsets = accumulate([len(op.records) for op in ops], initial=first)
+            return [Done(offset, []) for offset, _ in zip(offsets, ops, strict=False)]
         verdicts = iter(placed)
         done = []
         for index, op in enumerate(ops):
@@ -186,10 +196,20 @@ class Store:
             done.append(Done(start, others))
         return done
 
-    def _refusals(self, ops: Sequence[Op]) -> dict[int, Done]:
-        """What is refused before it is tried: commits of the past, and events for which there is no room."""
+    def _refusals(self, ops: Sequence[Op], size: int) -> dict[int, Done]:
+        """What is refused before it is tried: commits of the past, and events for which there is no room.
+
+        `size`: of all that is to be stored, in bytes.
+        """
         refused: dict[int, Done] = {}
-        self._keeper.new_group()
+        keeper = self._keeper
+        keeper.new_group()
+        if not any(op.flow for op in ops):
+            full = keeper.full
+            if keeper.has_room(size):
+                return refused
+            keeper.full = full
+        # Each by itself: what takes no room goes on, and a small one may fit where a large one does not.
         for index, op in enumerate(ops):
             if op.flow:
                 try:
@@ -197,14 +217,13 @@ class Store:
                 except StaleGeneration as error:
                     refused[index] = Done(-1, [], str(error))
             elif any(_takes_room(record) for record in op.records) and not (
-                self._keeper.has_room(len(encode(op.records)) if self._keeper.max_bytes else 0)
+                keeper.has_room(len(encode(op.records)) if keeper.max_bytes else 0)
             ):
                 refused[index] = Done(-1, [], full=True)
         return refused
 
-    def _store(self, records: list[Record], trim: int = -1) -> None:
+    def _store(self, records: list[Record], blob: bytes, trim: int = -1) -> None:
         """Make one batch durable, and let its records take effect. `trim`: what is older goes with it."""
-        blob = encode(records)
         head = self.head
         keeper = self._keeper
         # A snapshot writes all commands and timers: the more there are, the more rarely, so that a record's share
@@ -220,8 +239,7 @@ class Store:
                 keeper.forget_marks(trim + 1)
             row = (head + 1, len(records), zlib.crc32(blob), blob)
             self._db.execute("INSERT INTO batch VALUES (?, ?, ?, ?)", row)
-        for record in records:
-            self._projection.apply(record)
+        self._projection.apply_all(records)
         keeper.stored(self.head, len(blob))
         self._untrimmed += len(blob)
 
@@ -365,7 +383,7 @@ class Store:
         records: list[Record] = [Gap(flow, first, last, now) for flow, first, last in losses]
         records.append(Trimmed(upto, now))
         first = self.head + 1
-        self._store(records, trim=upto)
+        self._store(records, encode(records), trim=upto)
         return [Stored(offset, record) for offset, record in enumerate(records, first)]
 
     def _checkpoint(self, *, idle: bool) -> None:

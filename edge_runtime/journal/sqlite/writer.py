@@ -23,6 +23,7 @@ from edge_runtime.journal.sqlite.messages import (
     Backup,
     Batches,
     Close,
+    Done,
     Failed,
     Read,
     ReadStateKeys,
@@ -124,7 +125,8 @@ def answer(store: Store, request: Question) -> Reply:
     try:
         match request:
             case Write(ops):
-                return Written(store.write(ops))
+                done = store.write(ops)
+                return Written(done) if any(one.others or one.stale or one.full for one in done) else _plain(done)
             case Read(after, limit):
                 return Batches(store.read(after, limit))
             case ReadTables():
@@ -137,6 +139,10 @@ def answer(store: Store, request: Question) -> Reply:
                 return Ticked(store.tick(now, monotonic, trusted=trusted))
     except StorageError as error:
         return Failed(str(error), error.hint, isinstance(error, StorageFull))
+
+
+def _plain(done: list[Done]) -> Written:
+    return Written([], done[0].first) if done else Written([])
 
 
 def run(opened: Callable[[], Store], connection: socket.socket) -> None:
