@@ -18,8 +18,28 @@ OPTIONS = {
 }
 
 
+_NAMES = ("device", "key", "host", "port", "link", "uart", "settings")
+
+
 class ConfigError(Exception):
     """The settings file is missing or wrong; the text says where and what to do."""
+
+
+class Link:
+    """One way to the gateway: `kind` is "mqtt", "coap" or "serial"."""
+
+    def __init__(self, form, where):
+        self.kind = form.get("link", "mqtt")
+        if self.kind not in ("mqtt", "coap", "serial"):
+            raise ConfigError(where + ': \'link\' must be "mqtt", "coap" or "serial"')
+        for name in () if self.kind == "serial" else ("host", "port"):
+            if name not in form:
+                raise ConfigError(where + " has no '" + name + "'; write it anew with `edge flash`")
+        self.host = _text(where, "host", form.get("host", "-"))
+        self.port = _number(where, "port", form.get("port", 1), 1, 65535)
+        self.uart = form.get("uart")
+        if self.uart is not None and not (isinstance(self.uart, dict) and "id" in self.uart):
+            raise ConfigError(where + ': \'uart\' must be an object such as {"id": 1, "baudrate": 115200}')
 
 
 class Config:
@@ -30,10 +50,18 @@ class Config:
             raise ConfigError(where + " must hold an object: {...}")
         self.options = {name: OPTIONS[name][0] for name in OPTIONS}
         self.settings = {}
-        self.link = form.get("link", "mqtt")
-        if self.link not in ("mqtt", "serial"):
-            raise ConfigError(where + ': \'link\' must be "mqtt" or "serial"')
-        for name in ("device", "key") if self.link == "serial" else ("device", "key", "host", "port"):
+        self.links = None
+        """What chooses among several links (`links.Links`)."""
+        if not all(name in _NAMES or name in OPTIONS for name in form):
+            try:
+                from .links import load  # it knows some more names, and takes them out
+            except ImportError:
+                pass
+            else:
+                self.links = load(form, where)
+                form = self.links.form
+        self.link = self.links.link if self.links else Link(form, where)
+        for name in ("device", "key"):
             if name not in form:
                 raise ConfigError(where + " has no '" + name + "'; write it anew with `edge flash`")
         for name, value in form.items():
@@ -44,7 +72,7 @@ class Config:
                 if not isinstance(value, dict):
                     raise ConfigError(where + ": 'settings' must be an object")
                 self.settings = value
-            elif name not in ("device", "key", "host", "port", "link", "uart"):
+            elif name not in _NAMES:
                 raise ConfigError(
                     where + " has an unknown entry '" + str(name) + "'; a program's own go into 'settings'"
                 )
@@ -53,15 +81,13 @@ class Config:
         except ValueError as error:
             raise ConfigError(where + ": " + str(error)) from None
         self.device = form["device"]
-        self.key = form["key"]
-        self.host = form.get("host", "-")
-        for name, value in (("key", self.key), ("host", self.host)):
-            if not isinstance(value, str) or not value:
-                raise ConfigError(where + ": '" + name + "' must be a text")
-        self.port = _number(where, "port", form.get("port", 1), 1, 65535)
-        self.uart = form.get("uart")
-        if self.uart is not None and not (isinstance(self.uart, dict) and "id" in self.uart):
-            raise ConfigError(where + ': \'uart\' must be an object such as {"id": 1, "baudrate": 115200}')
+        self.key = _text(where, "key", form["key"])
+
+
+def _text(where, name, value):
+    if not isinstance(value, str) or not value:
+        raise ConfigError(where + ": '" + name + "' must be a text")
+    return value
 
 
 def _number(where, name, value, least, most):

@@ -9,10 +9,8 @@ from micropython import const
 
 from . import cbor, wire
 from .commands import ACKNOWLEDGED, REPLY, SENT_BEFORE, STATE, Commands, describe
-from .queue import DATA, KIND, SEQ, Queue
+from .queue import KIND, LOST, SEQ, Queue
 
-LOST = "edge.lost"
-"""Kind of the event that says how many readings had to go for want of room: {"count": n}."""
 ERROR = "edge.error"
 """Kind of the event that says what failed on the board: {"in": name, "error": text}."""
 
@@ -36,15 +34,20 @@ class Timer:
         self.due = 0
 
 
-def _session(config, random):
-    # Imported only here: the file of the link that is not used may be left out.
+def make_session(config, kind, random):
+    """The machine for a kind of link."""
+    # Imported only here: the file of a link that is not used may be left out.
     options = config.options
     common = (config.device, config.key.encode(), options["keepalive"], options["patience"])
     largest = options["packet"] + 1024
-    if config.link == "serial":
+    if kind == "serial":
         from .serial import Session
 
         return Session(*common, largest, options["ring"], random)
+    if kind == "coap":
+        from .coap import Session
+
+        return Session(*common, largest, random)
     from .session import Session
 
     return Session(*common, options["window"], largest)
@@ -67,10 +70,13 @@ class Core:
         self.boot = hal.random(8)
         self.commands = Commands()
         self.queue = Queue(options["queue"], options["queue_bytes"])
-        self.session = _session(config, hal.random)
+        self.link = config.link
+        """The link in use, or the next to be tried."""
+        self.session = make_session(config, self.link.kind, hal.random)
         self.twin = None
-        self.lost = 0
-        """Readings that had to go and are not reported yet."""
+        self.ota = None
+        self.parts = []
+        """What is to be called with each step: `tick(now)` returns the ms after which it has to be again."""
         self.wants_link = False
         self._base = "/devices/" + config.device
         self._seq = 0
@@ -82,7 +88,7 @@ class Core:
         self._retry_at = 0
         self._last_failure = ""
         self._since = None  # when the connection was made
-        self._proven = False  # whether anything was acknowledged over it
+        self.proven = False  # whether anything was acknowledged over it
 
     @property
     def out(self):
@@ -94,13 +100,23 @@ class Core:
         self.session.out[:] = self.session.out[number:]
 
     @property
+    def lost(self):
+        """Readings that had to go and are not reported yet."""
+        return self.queue.lost
+
+    @property
     def online(self):
         """Whether the gateway has accepted us on this connection."""
         return self.session.state == _OPEN
 
     def every(self, period, function):
-        """Run `function` every `period` ms from `step`; what it misses while something else runs is left out."""
-        self._timers.append(Timer(period, function))
+        """Run `function` every `period` ms from `step`; what it misses while something else runs is left out.
+
+        Returns the timer, whose `period` may be changed.
+        """
+        timer = Timer(period, function)
+        self._timers.append(timer)
+        return timer
 
     def emit(self, kind, data):
         """Queue a reading; returns its sequence. Raises ValueError or TypeError for what the wire does not carry."""
@@ -114,9 +130,7 @@ class Core:
     def _push(self, kind, data):
         seq = self._seq
         self._seq += 1
-        for gone in self.queue.push((seq, kind, self.hal.uptime(), data)):
-            # A report that has to go itself takes its count back with it.
-            self.lost += cbor.decode(gone[DATA])["count"] if gone[KIND] == LOST else 1
+        self.queue.push((seq, kind, self.hal.uptime(), data))
         return seq
 
     def report(self, where, error):
@@ -134,7 +148,11 @@ class Core:
     def link_up(self, now):
         """A connection is there."""
         self._since = now
-        self._proven = False
+        self.proven = False
+        if self.config.links:
+            self.config.links.begin(now)
+        self.session.twin = self.twin is not None
+        self.session.ota = self.ota is not None
         self.session.begin(now)
 
     def link_down(self, now, why="the connection was closed"):
@@ -148,10 +166,14 @@ class Core:
         self.wants_link = False
         if self._since is not None and now - self._since > _STABLE:
             self._attempts = 0
+            self.proven = True
         self._since = None
         most = self.config.options["backoff"] * 1000
         delay = most if self.session.refused else min(most, _FIRST_BACKOFF << min(self._attempts, 16))
         self._attempts += 1
+        if self.config.links:
+            delay = self.config.links.close(self, delay)
+        self.proven = False
         # Between half and all of it: boards that lost the gateway together do not come back together.
         delay = delay // 2 + (delay - delay // 2) * int.from_bytes(self.hal.random(2), "big") // 65535
         self._retry_at = now + delay
@@ -161,11 +183,13 @@ class Core:
 
     def _useful(self):
         # A connection that is accepted may still be of no use; only an acknowledgement ends the longer pauses.
-        if not self._proven:
-            self._proven = True
+        if not self.proven:
+            self.proven = True
             self._attempts = 0
             self._last_failure = ""
-            self.log("online")
+            if self.config.links:
+                self.config.links.works()
+            self.log("online over " + self.link.kind)
 
     def receive(self, data, now):
         """Bytes have arrived."""
@@ -189,6 +213,8 @@ class Core:
                 timer.due = (timer.due if on_grid else now) + timer.period
                 timer.function()
             wait = min(wait, timer.due - now)
+        for part in self.parts:
+            wait = min(wait, part.tick(now))
         session = self.session
         session.tick(now)
         if session.failure:
@@ -197,7 +223,9 @@ class Core:
             if now < self._retry_at:
                 return max(0, min(wait, self._retry_at - now))
             self.wants_link = True
-        elif session.state == _OPEN and not self._publish(now):
+        if self.config.links and self.config.links.step(self, now):
+            return 0
+        if session.state == _OPEN and not self._publish(now):
             return 0
         return max(0, min(wait, session.wait(now)))
 
@@ -213,7 +241,7 @@ class Core:
                 session.publish(now, self._base + "/replies", reply[REPLY], reply[SENT_BEFORE], reply)
                 reply[SENT_BEFORE] = True
                 continue
-            told = self.twin and self.twin.take()
+            told = (self.twin and self.twin.take()) or (self.ota and self.ota.take())
             if told:
                 session.publish(now, self._base + told[0], told[1], False, told)
                 continue
@@ -222,17 +250,19 @@ class Core:
                 break
             first = batch[0][SEQ]
             end = first + len(batch)
-            epoch = self._time_at_zero()
-            payload = wire.encode_events(self.boot, batch, epoch, None if epoch is not None else self.hal.uptime())
+            boot, epoch, sent = self.queue.origin or (self.boot, self.epoch(), self.hal.uptime())
+            payload = wire.encode_events(boot, batch, epoch, None if epoch is not None else sent)
+            again = boot != self.boot or first < self._unsent
             topic = self._base + ("/events" if len(batch) > 1 else "/events/" + batch[0][KIND])
-            session.publish(now, topic, payload, first < self._unsent, (first, len(batch)))
+            session.publish(now, topic, payload, again, (boot, first, len(batch)))
             if self.observer:
                 for seq in range(first, end):
-                    self.observer.on_published(self.boot, seq, seq < self._unsent)
-            self._unsent = max(self._unsent, end)
+                    self.observer.on_published(boot, seq, boot != self.boot or seq < self._unsent)
+            if boot == self.boot:
+                self._unsent = max(self._unsent, end)
         return True
 
-    def _time_at_zero(self):
+    def epoch(self):
         """The time at uptime 0, or None; it moves only when the clock was set, so that a reading keeps its time."""
         time = self.hal.time()
         if time is not None:
@@ -246,18 +276,22 @@ class Core:
         if isinstance(token, list):
             token[STATE] = ACKNOWLEDGED
             return
-        first, number = token
-        self.queue.acknowledge(first, number)
+        if self.ota:
+            self.ota.delivered = True
+        boot, first, number = token
+        self.queue.acknowledge(first, number, boot)
         if self.observer:
             for seq in range(first, first + number):
-                self.observer.on_acknowledged(self.boot, seq)
-        if self.lost and self.queue.has_room(16):
-            count = self.lost
-            self.lost = 0
+                self.observer.on_acknowledged(boot, seq)
+        if self.queue.lost and self.queue.has_room(16):
+            count = self.queue.lost
+            self.queue.lost = 0
             self.emit(LOST, {"count": count})
 
     def _message(self, topic, payload, packet):
         if self.twin and self.twin.message(topic, payload, packet):
+            return
+        if self.ota and self.ota.message(topic, payload, packet):
             return
         try:
             command, expires, name, args, cause = wire.decode_command(payload)

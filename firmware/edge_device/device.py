@@ -1,5 +1,7 @@
 """The face: what a board's program writes against."""
 
+import sys
+
 from .config import load
 from .core import Core
 from .hal import Hal
@@ -102,12 +104,18 @@ class Device:
         if self._shell:
             self._shell.wake()
 
+    def updates(self):
+        """What keeps this board's versions (`ota.Ota`); None on one that was not started by the boot loader."""
+        if "edge_boot" not in sys.modules:
+            return None
+        from .ota import attach
+
+        return attach(self.core)
+
     async def serve(self):
         """Run for ever, beside other asyncio tasks."""
-        if self.config.link == "serial":
-            from .serial_shell import Shell
-        else:
-            from .shell import Shell
+        self.updates()
+        from .shell import Shell
 
         self._shell = Shell(self.core)
         await self._shell.serve()
@@ -115,6 +123,7 @@ class Device:
     def run(self):
         """Run for ever."""
         if edge_port:
+            self.updates()
             edge_port.run(self.core)
         else:
             import asyncio

@@ -1,10 +1,20 @@
 """Readings in RAM until the gateway has them: a ring of fixed size, bounded in readings and in bytes."""
 
+from . import cbor
+
+LOST = "edge.lost"
+"""Kind of the event that says how many readings had to go for want of room: {"count": n}."""
+
 # Fields of a reading, a tuple.
 SEQ = 0
 KIND = 1
 UPTIME = 2  # milliseconds
 DATA = 3  # CBOR
+
+
+def worth(reading):
+    """How many lost readings one is: a report that has to go itself takes its count back with it."""
+    return cbor.decode(reading[DATA])["count"] if reading[KIND] == LOST else 1
 
 
 class Queue:
@@ -21,6 +31,10 @@ class Queue:
         self._bytes = 0
         self.count = 0
         self.flying = 0
+        self.lost = 0
+        """Readings that had to go and are not reported yet."""
+
+    origin = None  # as in `spool.Spool`
 
     def __len__(self):
         return self.count
@@ -39,8 +53,10 @@ class Queue:
         while not self.has_room(size):
             if self.flying >= self.count:
                 gone.append(reading)
+                self.lost += worth(reading)
                 return gone
             gone.append(self._remove_oldest_waiting())
+            self.lost += worth(gone[-1])
         self._slots[self._index(self.count)] = reading
         self.count += 1
         self._bytes += size
@@ -72,7 +88,7 @@ class Queue:
             self.flying += 1
         return batch
 
-    def acknowledge(self, seq, number):
+    def acknowledge(self, seq, number, boot=None):
         """The gateway has `number` readings from sequence `seq` on; acknowledgements may come in any order."""
         for i in range(self.flying):
             index = self._index(i)

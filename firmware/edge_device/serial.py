@@ -97,6 +97,10 @@ class Session:
         self._max_packet = max_packet
         self._ring = ring
         self._random = random
+        self.twin = False
+        """Whether the device takes configurations, and so asks for them."""
+        self.ota = False
+        """The same of updates; what there is comes in any case."""
         self._tree = len(b"/devices/" + device.encode() + b"/")
         self.out = bytearray()
         self.damaged = 0
@@ -118,7 +122,7 @@ class Session:
         self._number = 0
         self._data = None  # the message that is being sent
         self._token = None
-        self.out[:] = b""
+        self.out = bytearray()
 
     def begin(self, now):
         """Introduce ourselves."""
@@ -129,7 +133,8 @@ class Session:
         self._heard = now
         self._nonce = self._random(8)
         self._proof = None
-        hello = struct.pack(">BBBH", 1, 1 if sha256 else 0, self._ring, self._keepalive)
+        flags = (1 if sha256 else 0) | (2 if self.twin else 0)
+        hello = struct.pack(">BBBH", 1, flags, self._ring, self._keepalive)
         self._ask(now, _HELLO, 0, hello + self._nonce + self._device.encode())
 
     def has_room(self):

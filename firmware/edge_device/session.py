@@ -17,9 +17,12 @@ class Session:
 
     def __init__(self, device, key, keepalive=30, patience=10, window=4, max_packet=4096):
         self._device = device
-        self._key = key
-        self.filters = ["/devices/" + device + "/commands/#"]
-        """What is subscribed to."""
+        self.key = key
+        """What the device shows: a token or a JWT."""
+        self.twin = False
+        """Whether the device takes configurations, and so subscribes to them."""
+        self.ota = False
+        """The same of updates."""
         self._keepalive = keepalive
         self._patience = patience * 1000
         self._window = window
@@ -46,7 +49,7 @@ class Session:
         self._reader = mqtt.Reader(self._max_packet)
         self._sent = self._heard = now
         self._waiting.append((0, now + self._patience, None))
-        mqtt.connect(self.out, self._device, self._device, self._key, self._keepalive)
+        mqtt.connect(self.out, self._device, self._device, self.key, self._keepalive)
 
     def has_room(self):
         """Whether another PUBLISH may be sent now."""
@@ -135,8 +138,9 @@ class Session:
                 return
             self._answered(0, None)
             self.state = OPEN
-            for pattern in self.filters:
-                mqtt.subscribe(self.out, pattern, self._next_packet(now, SUBSCRIPTION))
+            wanted = ["/commands/#"] + ["/config"] * self.twin + ["/ota/+"] * self.ota
+            for what in wanted:
+                mqtt.subscribe(self.out, "/devices/" + self._device + what, self._next_packet(now, SUBSCRIPTION))
         elif kind == mqtt.PUBLISH:
             topic, packet, payload = mqtt.read_publish(first, body)
             on_message(topic, payload, packet)
@@ -147,7 +151,7 @@ class Session:
         elif kind == mqtt.SUBACK and len(body) == 3:
             if self._answered(struct.unpack(">H", body)[0], SUBSCRIPTION) and body[2] > 1:
                 self.refused = True
-                self._fail("the gateway refused the subscription to " + self.filters[-1])
+                self._fail("the gateway refused the subscription of '" + self._device + "'")
         elif kind == mqtt.PINGRESP and not body:
             self._answered(0, PING)
         else:

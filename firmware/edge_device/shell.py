@@ -1,30 +1,39 @@
-"""The core on asyncio and a non-blocking socket: what a board with a network stack runs."""
+"""The core on asyncio: what drives it over whichever link is in use (`tcp.py`, `udp.py`, `uart.py`)."""
 
 import asyncio
-import errno
 import gc
-import select
-import socket
 
 from micropython import const
 
 from .commands import describe
 
-_CONNECT_TIMEOUT = const(10000)
-_CONNECT_POLL = const(20)
 _SEND_RETRY = const(20)
-_CHUNK = const(256)
+
+
+def _transport(link, hal):
+    # Imported only here: the file of a link that is not used may be left out.
+    if link.kind == "serial":
+        from .uart import Transport
+    elif link.kind == "coap":
+        from .udp import Transport
+    else:
+        from .tcp import Transport
+    return Transport(link, hal)
 
 
 class Shell:
-    """Drives a core: connects, reads, writes, and waits until the core wants to be called again."""
+    """Drives a core: connects, reads, writes, and waits until the core wants to be called again.
+
+    A transport has `open()` and `read()` to be awaited (what has come, empty at the end), `write(out)` (how many bytes
+    of `out` it has taken, 0 or None for none just now) and `close()`; they raise OSError, or ValueError with a text.
+    """
 
     def __init__(self, core):
         self._core = core
-        self._socket = None
-        self._reader = None
+        self._transports = {}
+        self._transport = None  # the one that is open
+        self._task = None  # which opens it, and reads from it then
         self._wake = asyncio.Event()
-        self._attempt = 0
 
     def wake(self):
         """There is something to send: do not wait any longer."""
@@ -37,20 +46,22 @@ class Shell:
         # Collecting early keeps what lives long together: a heap left to fill up first is soon one of small pieces.
         gc.collect()
         gc.threshold((gc.mem_free() + gc.mem_alloc()) // 8)
-        while True:
-            try:
-                wait = core.step(uptime())
-            except Exception as error:  # out of memory, most likely: what was begun is taken back with the connection
-                self._broken(error)
-                wait = 1000
-            if core.wants_link and self._socket is None:
-                await self._open()
-                wait = 0
-            elif not core.wants_link and self._socket is not None:
-                self._close()
-            elif core.out and self._socket is not None:
-                wait = self._send(wait)
-            await self._sleep(wait)
+        try:
+            while True:
+                try:
+                    wait = core.step(uptime())
+                    if self._transport is not None and not core.session.state:
+                        self._close()  # the core has given it up, and may want another already
+                    if core.wants_link and self._task is None:
+                        self._task = asyncio.create_task(self._run(core.link))
+                    elif core.out and self._transport is not None:
+                        wait = self._send(wait)
+                except Exception as error:  # out of memory, or the connection broke: it is begun anew
+                    self._broken(error)
+                    wait = 1000
+                await self._sleep(wait)
+        finally:
+            self._close()
 
     async def _sleep(self, wait):
         if wait > 0:
@@ -62,59 +73,52 @@ class Shell:
             await asyncio.sleep_ms(0)  # always a chance for the other tasks
         self._wake.clear()
 
-    async def _open(self):
+    async def _run(self, link):
+        """Open a link and read from it until it ends. The core goes on meanwhile: readings are taken all the time."""
         core = self._core
         uptime = core.hal.uptime
-        sock = None
+        transport = None
         try:
-            # Resolving a name blocks, as on all ports. Where it has several addresses, each gets its turn.
-            found = socket.getaddrinfo(core.config.host, core.config.port, 0, socket.SOCK_STREAM)
-            address = found[self._attempt % len(found)]
-            self._attempt += 1
-            sock = socket.socket(address[0], address[1])
-            sock.setblocking(False)
-            await _connect(sock, address[-1])
-        except OSError as error:
-            if sock:
-                sock.close()
-            where = core.config.host + ":" + str(core.config.port)
-            core.link_down(uptime(), "no connection to " + where + " (" + str(error) + ")")
+            transport = self._transports.get(link)
+            if transport is None:
+                transport = self._transports[link] = _transport(link, core.hal)
+            await transport.open()
+        except Exception as error:
+            if transport is not None:
+                transport.close()
+            self._task = None
+            core.link_down(
+                uptime(), "no connection to " + link.host + ":" + str(link.port) + " (" + describe(error) + ")"
+            )
+            self._wake.set()
             return
-        self._socket = sock
-        self._reader = asyncio.create_task(self._read(sock))
+        self._transport = transport
         core.link_up(uptime())
-
-    async def _read(self, sock):
-        core = self._core
-        stream = asyncio.StreamReader(sock)
+        self._wake.set()
         why = None
         try:
             while True:
-                data = await stream.read(_CHUNK)
+                data = await transport.read()
                 if not data:
                     break
-                core.receive(data, core.hal.uptime())
+                core.receive(data, uptime())
                 self._wake.set()
         except Exception as error:
             why = error
-        if self._socket is sock:
-            self._reader = None
+        if self._transport is transport:
+            self._task = None
             self._broken(why)
             self._wake.set()
 
     def _send(self, wait):
         """Send what can be sent; returns how long to wait: `wait`, or less where something is left."""
         core = self._core
-        try:
-            number = self._socket.write(core.out)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:
-                self._broken(error)
-                return 0
-            number = 0
-        if number:
+        while core.out:
+            number = self._transport.write(core.out)
+            if not number:
+                return _SEND_RETRY
             core.sent(number)
-        return _SEND_RETRY if core.out else wait
+        return wait
 
     def _broken(self, why):
         self._close()
@@ -122,27 +126,9 @@ class Shell:
         self._core.link_down(self._core.hal.uptime(), text)
 
     def _close(self):
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-async def _connect(sock, address):
-    try:
-        sock.connect(address)
-        return
-    except OSError as error:
-        if error.errno != errno.EINPROGRESS:
-            raise
-    poll = select.poll()
-    poll.register(sock, select.POLLOUT)
-    for _ in range(_CONNECT_TIMEOUT // _CONNECT_POLL):
-        for ready in poll.poll(0):
-            if ready[1] & (select.POLLERR | select.POLLHUP):
-                raise OSError(errno.ECONNREFUSED)
-            return
-        await asyncio.sleep_ms(_CONNECT_POLL)
-    raise OSError(errno.ETIMEDOUT)
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None

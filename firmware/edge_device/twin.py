@@ -19,8 +19,6 @@ def attach(core):
     """The core's twin, made when it is first asked for: before the board connects, or it is not configured."""
     if core.twin is None:
         core.twin = Twin(core)
-        if hasattr(core.session, "filters"):  # not on a serial link, where everything comes that is meant for us
-            core.session.filters.append("/devices/" + core.config.device + "/config")
     return core.twin
 
 
@@ -38,7 +36,7 @@ class Twin:
     def message(self, topic, payload, packet):
         """Something has come; True for a configuration, which has been dealt with."""
         core = self._core
-        if topic not in ("config", "/devices/" + core.config.device + "/config"):  # the first on a serial link
+        if topic not in ("config", "/devices/" + core.config.device + "/config"):  # the second over MQTT
             return False
         try:
             error = self._take_config(payload)

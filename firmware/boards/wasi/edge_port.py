@@ -38,7 +38,7 @@ class Port:
         uptime = core.hal.uptime
         try:
             wait = core.step(uptime())
-            if core.wants_link != self._up:
+            if core.wants_link != self._up or (self._up and not core.session.state):
                 self._change()
                 return
             if self._up and core.out:
@@ -58,7 +58,7 @@ class Port:
             host.call("close", "")
             self._up = False
             return
-        address = core.config.host + ":" + str(core.config.port)
+        address = core.link.host + ":" + str(core.link.port)
         if host.call("open", address) == "up":
             self._up = True
             core.link_up(core.hal.uptime())

@@ -1,0 +1,54 @@
+"""TLS on a connection: the gateway's own CA and nobody else's, its name checked, and our certificate where we have one.
+
+`"tls": {"ca": "/ca.pem", "name": "gateway.local", "since": 1795000000, "cert": "/board.pem", "key": "/board.key"}`:
+only `ca` is required. Files are PEM or DER; not all ports read PEM, so it is unpacked here.
+"""
+
+import binascii
+import ssl
+import time
+
+from micropython import const
+
+_2000 = const(946684800)
+
+
+def der(path):
+    """A certificate or key as DER; raises OSError or ValueError with a text."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        raise ValueError("there is no file " + path + " on this board") from None
+    if data.startswith(b"-----BEGIN"):
+        data = binascii.a2b_base64(b"".join(data.split(b"-----")[2].split()))
+    return data
+
+
+def wrap(sock, link, hal):
+    """A connected, non-blocking socket with TLS on it, which shakes hands while it is read and written."""
+    tls = link.tls
+    if "since" in tls:
+        set_clock(tls["since"], hal)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=der(tls["ca"]))
+    if "cert" in tls:
+        context.load_cert_chain(der(tls["cert"]), der(tls["key"]))
+    return context.wrap_socket(sock, server_hostname=tls.get("name", link.host), do_handshake_on_connect=False)
+
+
+def set_clock(since, hal):
+    """Set a clock that shows a moment before `since` (seconds since 1970) to it, without taking it for the time.
+
+    The CA's certificate was valid when the board was given it, and so is every certificate that the CA signs: from
+    there on dates mean something. Readings are dated only once the clock has been set by who knows.
+    """
+    now = time.time() + (_2000 if time.gmtime(0)[0] == 2000 else 0)
+    if now >= since:
+        return
+    from machine import RTC
+
+    moment = time.gmtime(since - (_2000 if time.gmtime(0)[0] == 2000 else 0))
+    RTC().datetime((moment[0], moment[1], moment[2], moment[6], moment[3], moment[4], moment[5], 0))
+    hal.assumed = since * 1000000 - hal.uptime() * 1000
