@@ -21,6 +21,9 @@ GATEWAY = "gateway"
 """Stands for the device in events of the gateway itself, such as the moments of a schedule. No device can be called so,
 and none can send the kinds of these events, which begin with `$`."""
 
+TICK = "$tick."
+"""Kinds of the gateway's events that say that time has passed, and nothing else, begin with this."""
+
 OPERATOR = "operator"
 """Stands for the flow in the origin of a command that a person has given; flows have a dot in their names."""
 

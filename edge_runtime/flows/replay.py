@@ -15,7 +15,7 @@ import msgspec
 
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError
-from edge_runtime.events import Event
+from edge_runtime.events import TICK, Event
 from edge_runtime.flows.flow import Checkpointed, Done, Failed, Flow, Policy, Taken, Turn
 from edge_runtime.flows.states import ScratchStates
 from edge_runtime.flows.timeline import backwards, pages
@@ -251,8 +251,8 @@ class Replay:
                 found.append(((event.id, LETTER), result.letter))
                 continue
             for index, record in enumerate(result.effects):
-                if type(record) in (StateChange, TimerCancelled):
-                    continue  # What it keeps shows in what it does later.
+                if type(record) in (StateChange, TimerCancelled) or _is_tick(record):
+                    continue  # What it keeps shows in what it does later, and so do its ticks.
                 if event.quiet and type(record) is Command:
                     continue  # It was emitted by a flow that was catching up: withheld then and now.
                 found.append(((event.id, LETTER if type(record) is DeadLetter else index), record))
@@ -288,6 +288,8 @@ class Replay:
             effect.before = before if effect.verdict == "changed" else None
 
     def _key(self, record: Record) -> tuple[_Key | None, int]:
+        if _is_tick(record):
+            return None, 0
         if isinstance(record, Event | Command | Timer):
             origin = record.event.origin if isinstance(record, Timer) else record.origin
             if origin is not None and origin.flow == self._flow.name:
@@ -334,6 +336,11 @@ async def first_of_last(flow: Flow, journal: Journal, count: int, first: int, he
         if count <= 0 or looked_at >= MAX_LOOKED_AT:
             break
     return found
+
+
+def _is_tick(record: Record) -> bool:
+    event = record.event if isinstance(record, Timer) else record
+    return type(event) is Event and event.kind.startswith(TICK)
 
 
 def _plain(record: Record) -> dict[str, Any]:

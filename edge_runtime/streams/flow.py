@@ -20,14 +20,14 @@ import msgspec
 
 from edge_runtime import expr
 from edge_runtime.clock import Clock
-from edge_runtime.events import GATEWAY, MAX_HOPS, Event, Origin
+from edge_runtime.events import GATEWAY, MAX_HOPS, TICK, Event, Origin
 from edge_runtime.flows.flow import Done, Failed, Policy, StateLost, Taken, Turn
 from edge_runtime.flows.ports import Unavailable
 from edge_runtime.flows.states import NoStates, States
 from edge_runtime.flows.timers import Timers
 from edge_runtime.journal.records import DeadLetter, Entry, Record, StateChange, Timer
 from edge_runtime.streams.client import StreamWorker, WorkerSession
-from edge_runtime.streams.machine import TICK, Late, Note, Pane, Result
+from edge_runtime.streams.machine import Late, Note, Pane, Result
 from edge_runtime.streams.messages import Taken as Computed
 from edge_runtime.streams.running import STEP
 from edge_runtime.streamspec import Enrich, Stream

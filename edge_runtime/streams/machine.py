@@ -15,10 +15,6 @@ import msgspec
 
 from edge_runtime.events import Event
 
-TICK = "$tick."
-"""Kinds of events that say that time has passed, and nothing else, begin with this."""
-
-
 MOST = 256
 """Results after which `Machine.take` stops."""
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edge_runtime.events import Event
-from edge_runtime.streams.machine import TICK
+from edge_runtime.events import TICK, Event
 
 STEP = 60_000_000
 """Microseconds by which one event moves processing time at most."""

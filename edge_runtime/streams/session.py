@@ -6,9 +6,9 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 
 import msgspec
 
-from edge_runtime.events import GATEWAY, Event
+from edge_runtime.events import GATEWAY, TICK, Event
 from edge_runtime.streams.build import machine_of, steps_of
-from edge_runtime.streams.machine import MOST, TICK, Pane, Result
+from edge_runtime.streams.machine import MOST, Pane, Result
 from edge_runtime.streams.messages import Taken
 from edge_runtime.streams.running import RunningTime, WallTime
 from edge_runtime.streams.steps import Tags

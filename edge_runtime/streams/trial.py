@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from edge_runtime.events import GATEWAY, Event
+from edge_runtime.events import GATEWAY, TICK, Event
 from edge_runtime.streams.check import check
-from edge_runtime.streams.machine import TICK, Pane, Result
+from edge_runtime.streams.machine import Pane, Result
 from edge_runtime.streams.messages import Taken
 from edge_runtime.streams.running import STEP
 from edge_runtime.streams.session import Session

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.events import GATEWAY, Event
-from edge_runtime.streams.machine import TICK
+from edge_runtime.events import GATEWAY, TICK, Event
 from edge_runtime.streams.running import STEP, RunningTime, WallTime
 
 DAY = 86_400_000_000
