@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 
 from edge_runtime.errors import ConfigError, StorageError
-from edge_runtime.events import Event
+from edge_runtime.events import TICK, Event
 from edge_runtime.streams.cells import Cell, Shaped
 from edge_runtime.streams.compute import Compute
 from edge_runtime.streams.due import Due
 from edge_runtime.streams.grid import Grid, Sliced
-from edge_runtime.streams.machine import MOST, TICK, Late, Machine, Note, Result
+from edge_runtime.streams.machine import MOST, Late, Machine, Note, Result
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.sessions import Sessions
 from edge_runtime.streams.triggers import Triggers
@@ -124,8 +124,9 @@ class Windows:
                 continue
             time = event.time if by_event else now
             verdict = see(event.device, time, event.received, now)
-            if verdict == WILD:
+            if marks.notes:
                 self._told(index)
+            if verdict == WILD:
                 results.append(Late(index, 0))
             else:
                 key = key_of(event)
@@ -147,14 +148,17 @@ class Windows:
                         self._register(now)
             if verdict != COUNTS:
                 self._advance(now, index)
-            if marks.notes:
-                self._told(index)
         if index >= 0:
             self._now = times[index]
         taken = list(results)
         results.clear()
         self._absent.clear()
         return index + 1, taken
+
+    @property
+    def watermark(self) -> int:
+        """The flow's watermark after the last event."""
+        return self._marks.at(self._now)
 
     def at(self, now: int) -> int:
         """How far the windows have been told of: the watermark, but for what is due and has not been dealt with."""

@@ -65,15 +65,18 @@ class Grid(Shaped):
             self._say(cell, window, "late" if window.closed else "early", index)
 
     def due(self, cell: Cell, deadline: int, index: int) -> None:
-        """One window may end then, and one may be forgotten."""
+        """One window may be forgotten then, and one may end."""
+        if self._lateness:
+            window = cell.windows.get(deadline - self._size - self._lateness)
+            if window is not None and window.closed:
+                if window.fresh:
+                    self._say(cell, window, "late", index)
+                self._forget(cell, window)
         window = cell.windows.get(deadline - self._size)
         if window is not None and not window.closed:
             self._close(cell, window, index)
-        window = cell.windows.get(deadline - self._size - self._lateness)
-        if window is not None and window.closed:
-            if window.fresh:
-                self._say(cell, window, "late", index)
-            self._forget(cell, window)
+            if not self._lateness:
+                self._forget(cell, window)
 
     def _close(self, cell: Cell, window: Open, index: int) -> None:
         self._say(cell, window, "on_time", index)

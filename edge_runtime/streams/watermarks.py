@@ -133,7 +133,7 @@ class Watermarks:
             device.queued = True
             heappush(self._queue, (device.newest, name, device))
         self._watch(now)
-        return CROSSES if self.value >= self._wanted else COUNTS
+        return CROSSES if self.at(now) >= self._wanted else COUNTS
 
     def _wrong(self, device: Device, time: int, wall: int) -> str:
         if time > wall + self._ahead:
