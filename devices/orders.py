@@ -57,7 +57,7 @@ class Orders:
     async def open(cls, journal: Journal, registry: Registry, clock: Clock) -> Orders:
         """Knowing the commands that are under way."""
         orders = cls(journal, registry, clock)
-        journal.listen(orders._hear)
+        journal.listen(orders._hear, events=False)
         for command in (await journal.tables()).outbox:
             orders._remember(command)
         return orders

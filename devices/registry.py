@@ -82,7 +82,7 @@ class Registry:
             else:
                 early.extend(changes)
 
-        journal.listen(heard)
+        journal.listen(heard, events=False)
         tables = await journal.tables()
         seen = (await journal.states(KEPT, [SEEN])).get(SEEN, {}) if KEPT in tables.stateful else {}
         for device in tables.devices.values():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_runtime.events import Event
+
 BASE = 500
 """Bytes of a record with a few small fields."""
 DEPTH = 4
@@ -12,6 +14,8 @@ DEPTH = 4
 
 def rough(record: object) -> int:
     """Bytes, within a factor of a few: of what an event, a command, a timer or a dead letter carries."""
+    if type(record) is Event:
+        return BASE + _rough(record.data, DEPTH)
     data = getattr(record, "data", None)
     if data is None:
         data = getattr(record, "args", None)
@@ -27,7 +31,13 @@ def _rough(value: Any, depth: int) -> int:
     if kind is dict:
         if depth == 0:
             return 100 * len(value)
-        return 60 * len(value) + sum(_rough(item, depth - 1) for item in value.values())
+        size = 60 * len(value)
+        for item in value.values():
+            if type(item) is float or type(item) is int:
+                size += 24  # written out: most of what boards send
+            else:
+                size += _rough(item, depth - 1)
+        return size
     if kind is list:
         if depth == 0:
             return 60 * len(value)

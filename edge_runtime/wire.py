@@ -6,6 +6,7 @@ Pure functions on bytes. What comes in is held to the documented limits; a `Wire
 from __future__ import annotations
 
 from io import BytesIO
+from secrets import token_bytes
 from typing import Any
 
 import cbor2
@@ -115,8 +116,30 @@ def _refuse_tag(*_: object) -> Any:
 _TAGS_REFUSED = dict.fromkeys(_KNOWN_TAGS, _refuse_tag)
 
 
+_END = token_bytes(16)
+_PAIR = b"\x82"
+_BEHIND = b"\x50" + _END
+
+
 def decode(payload: bytes) -> Any:
     """One CBOR item of plain values: maps, arrays, text, bytes, 64-bit integers, floats, booleans, null."""
+    # `loads` takes a third of the time, but does not say where the item ended. So it is asked for a pair, of which the
+    # second is a secret that nobody outside can write: who finds it there has read one whole item and nothing else.
+    try:
+        pair = cbor2.loads(
+            _PAIR + payload + _BEHIND,
+            tag_hook=_refuse_tag,
+            semantic_decoders=_TAGS_REFUSED,
+            max_depth=MAX_DEPTH + 4,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+        )
+    except cbor2.CBORDecodeError:
+        return _decode_alone(payload)
+    return pair[0] if pair[1] == _END else _decode_alone(payload)
+
+
+def _decode_alone(payload: bytes) -> Any:
     source = BytesIO(payload)
     try:
         value = cbor2.CBORDecoder(
@@ -135,6 +158,7 @@ def decode(payload: bytes) -> Any:
 
 
 _SCALARS = frozenset((float, str, bool, bytes, type(None)))
+_TEXT = frozenset((str,))
 
 
 def check_plain(value: Any, depth: int = 0) -> None:
@@ -149,6 +173,8 @@ def check_plain(value: Any, depth: int = 0) -> None:
     if depth >= MAX_DEPTH:
         raise WireError(f"values are nested deeper than {MAX_DEPTH} levels")
     if kind is dict:
+        if _TEXT.issuperset(map(type, value)) and _SCALARS.issuperset(map(type, value.values())):
+            return
         for key, item in value.items():
             if type(key) is int:
                 if not -(2**63) <= key < 2**63:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,17 @@ def test_every_plain_value_goes_through(data: Any, seq: int, boot: bytes) -> Non
     payload = cbor2.dumps({0: boot, 1: seq, 2: 0, 4: data})
     (reading,) = wire.decode_events(payload, "k").readings
     assert (reading.seq, reading.data) == (seq, data)
+
+
+def outcome(decoder: Callable[[bytes], Any], payload: bytes) -> tuple[str, Any]:
+    try:
+        return "read", cbor2.dumps(decoder(payload))  # encoded: nan is not equal to itself
+    except WireError as error:
+        return "refused", str(error)
+
+
+@given(st.binary(max_size=60) | plain.map(cbor2.dumps), st.integers(0, 12), st.binary(max_size=20))
+def test_the_quick_way_reads_what_the_careful_one_does(payload: bytes, cut: int, more: bytes) -> None:
+    """What is cut off could swallow the mark behind it, what is too much could stand in its place."""
+    for form in (payload, payload[: len(payload) - cut], payload + more, payload + b"\x50" + more):
+        assert outcome(wire.decode, form) == outcome(wire._decode_alone, form)

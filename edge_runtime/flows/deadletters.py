@@ -116,7 +116,7 @@ class DeadLetters:
         self._scanning = False
         self._finding = asyncio.Lock()
         self._changing = asyncio.Lock()
-        journal.listen(self._hear)
+        journal.listen(self._hear, events=False)
 
     async def newest(self, selection: Selection, limit: int = 100) -> Letters:
         """The newest `limit` open letters that are selected. Raises NotFound for a flow that nobody knows."""

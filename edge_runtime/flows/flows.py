@@ -52,7 +52,7 @@ class Flows:
         self.states = StateTable(journal, tables.stateful)
         self._rewriting: dict[str, asyncio.Task[None]] = {}
         self.runners: dict[str, Runner] = {}
-        journal.listen(self._hear)
+        journal.listen(self._hear, events=False)
 
     # Installing
 

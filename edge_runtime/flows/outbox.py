@@ -76,7 +76,7 @@ class Outbox:
         """Replaced commands whose end is not durable yet, with their devices."""
         for command in commands:
             self._add(command)
-        journal.listen(self._hear)
+        journal.listen(self._hear, events=False)
 
     def __len__(self) -> int:
         return sum(len(line.pending) for line in self._by_device.values()) + len(self._superseded)

@@ -63,7 +63,7 @@ class StateTable:
         self._stateful = set(stateful)
         self._cached: OrderedDict[tuple[str, str], State] = OrderedDict()
         self._bytes = 0
-        journal.listen(self._hear)
+        journal.listen(self._hear, events=False)
 
     async def of(self, flow: str, keys: Iterable[str]) -> dict[str, State]:
         """As `States.of`."""

@@ -91,7 +91,7 @@ class Timers:
         """Why timers that are due do not fire just now."""
         self._new = True
         self._recover()
-        journal.listen(self._hear)
+        journal.listen(self._hear, events=False)
 
     # For flows
 

@@ -116,7 +116,7 @@ class Admission:
             else:
                 early.extend(s for s in stored if isinstance(s.record, Command | CommandEnd))
 
-        journal.listen(heard)
+        journal.listen(heard, events=False)
         tables = await journal.tables()
         admission._open = {command.id: command.device for command in tables.outbox}
         admission._follow([s for s in early if s.offset > tables.head])

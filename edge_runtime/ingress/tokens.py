@@ -22,7 +22,7 @@ class Tokens:
         self._clock = clock
         self._digests = {record.app: record.digest for record in tables.tokens.values()}
         self._nobody = token_bytes(32)
-        journal.listen(self._hear)
+        journal.listen(self._hear, events=False)
 
     async def create(self, app: str) -> str:
         """Give an app a new token, shown this once; its old one is void from then on. Raises StorageError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from edge_runtime.errors import StorageError
+from edge_runtime.events import Event
 from edge_runtime.journal.records import (
     AppToken,
     AppVersion,
@@ -22,6 +24,8 @@ from edge_runtime.journal.records import (
     Stored,
     Timer,
 )
+
+_log = logging.getLogger("edge.journal")
 
 
 class Placed(Enum):
@@ -133,12 +137,45 @@ class Journal(Protocol):
         """The projections, consistent with each other."""
         ...
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: Listener, *, events: bool = True) -> None:
         """Have `listener` called with everything stored from now on: in order, once it is durable.
 
-        That includes what the journal stores by itself, such as `Trimmed` and `Gap`.
+        That includes what the journal stores by itself, such as `Trimmed` and `Gap`. Without `events` it hears of all
+        but these, which are most of what is stored: whoever has no use for them is not kept busy by them.
         """
         ...
+
+
+class Listeners:
+    """Those who follow a journal."""
+
+    def __init__(self, *, raising: bool = False) -> None:
+        """`raising`: let a listener's error through, as tests want it."""
+        self._raising = raising
+        self._all: list[Listener] = []
+        self._without_events: list[Listener] = []
+
+    def add(self, listener: Listener, *, events: bool) -> None:
+        """As `Journal.listen`."""
+        (self._all if events else self._without_events).append(listener)
+
+    def tell(self, stored: Sequence[Stored]) -> None:
+        """Call them. A defect of one must not keep the others, or those who wait for the fsync, in the dark."""
+        if not stored:
+            return
+        others = [item for item in stored if type(item.record) is not Event]
+        self._call(self._all, stored)
+        if others:
+            self._call(self._without_events, others)
+
+    def _call(self, listeners: Sequence[Listener], stored: Sequence[Stored]) -> None:
+        for listener in listeners:
+            try:
+                listener(stored)
+            except Exception:
+                if self._raising:
+                    raise
+                _log.exception("somebody who follows the journal failed on records %d on", stored[0].offset)
 
 
 def settle_with(appending: Awaitable[Appended], settled: Settled) -> None:

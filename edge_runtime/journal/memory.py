@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from edge_runtime.errors import StorageError, StorageFull
-from edge_runtime.journal.interface import Appended, Listener, Settled, Tables, settle_with
+from edge_runtime.journal.interface import Appended, Listener, Listeners, Settled, Tables, settle_with
 from edge_runtime.journal.projection import Projection
 from edge_runtime.journal.records import Gap, Progress, Record, State, Stored, Trimmed
 from edge_runtime.journal.retention import Old, followers, plan, trim_now
@@ -25,7 +25,7 @@ class MemoryJournal:
         self.full = False
         self._records: list[Record] = []
         self._projection = Projection()
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners(raising=True)
         self._hidden = 0
         """Records at the start that have been trimmed: kept to rebuild the tables, but not read any more."""
         for record in records:
@@ -80,9 +80,9 @@ class MemoryJournal:
             :limit
         ]
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: Listener, *, events: bool = True) -> None:
         """As `Journal.listen`."""
-        self._listeners.append(listener)
+        self._listeners.add(listener, events=events)
 
     async def _write(self, records: Sequence[Record]) -> Appended:
         if len(records) > MAX_APPEND + 1:
@@ -100,7 +100,5 @@ class MemoryJournal:
             self._records.append(record)
             self._projection.apply(record)
             stored.append(Stored(self._projection.head, record))
-        if stored:
-            for listener in self._listeners:
-                listener(stored)
+        self._listeners.tell(stored)
         return stored

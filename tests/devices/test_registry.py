@@ -177,7 +177,7 @@ class TellsLate(MemoryJournal):
         super().__init__()
         self.late: list[Listener] = []
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: Listener, *, events: bool = True) -> None:
         self.late.append(listener)
 
 

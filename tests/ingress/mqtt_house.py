@@ -69,8 +69,8 @@ class SlowJournal:
     def tables(self) -> Awaitable[Tables]:
         return self.inner.tables()
 
-    def listen(self, listener: Listener) -> None:
-        self.inner.listen(listener)
+    def listen(self, listener: Listener, *, events: bool = True) -> None:
+        self.inner.listen(listener, events=events)
 
     @property
     def events(self) -> list[Event]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.errors import StaleGeneration, StorageError, StorageFull
 from edge_runtime.events import Event
+from edge_runtime.journal.interface import Appended, Placed
 from edge_runtime.journal.records import FlowState, Gap, Progress, Stored, Trimmed
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite import client
@@ -113,3 +115,60 @@ async def test_a_killed_writer_is_noticed(tmp_path: Path) -> None:
     outcomes = await asyncio.gather(waiting, backup, return_exceptions=True)
     assert all(isinstance(outcome, StorageError) for outcome in outcomes)
     await journal.close()
+
+
+async def test_what_many_submit_is_settled_each_for_itself_after_the_listeners(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    await journal.append([event(1), Event("gh-1", BOOT, 2, "climate", 2, 2, "first")])
+    told: list[str] = []
+    outcomes: dict[str, Appended | Exception] = {}
+    done = asyncio.Event()
+    journal.listen(lambda stored: told.extend(type(item.record).__name__ for item in stored))
+    others: list[Stored] = []
+    journal.listen(others.extend, events=False)
+
+    def settled(name: str) -> Callable[[Appended | Exception], None]:
+        def tell(outcome: Appended | Exception) -> None:
+            outcomes[name] = outcome
+            if len(outcomes) == 5:
+                done.set()
+            if isinstance(outcome, Appended):
+                assert len(told) == 4, "the listeners have not heard of the whole group"
+                raise ValueError("a defect that is nobody else's")
+
+        return tell
+
+    journal.submit([event(3)], settled("new"))
+    journal.submit([event(1)], settled("repeat"))
+    journal.submit([Event("gh-1", BOOT, 2, "climate", 2, 2, "second")], settled("conflict"))
+    journal.submit([Event("gh-1", BOOT, 9, "climate", 2, 2, "\ud800")], settled("unfit"))
+    journal.submit([event(4), event(3), event(5)], settled("some"))
+    assert not outcomes  # in a later turn of the loop, even what is refused
+    await asyncio.wait_for(done.wait(), 30)
+    placed = {name: found.placed for name, found in outcomes.items() if isinstance(found, Appended)}
+    assert placed == {
+        "new": [Placed.STORED],
+        "repeat": [Placed.DUPLICATE],
+        "conflict": [Placed.CONFLICT],
+        "some": [Placed.STORED, Placed.DUPLICATE, Placed.STORED],
+    }
+    assert isinstance(outcomes["unfit"], StorageError)
+    assert told == ["Event", "DeadLetter", "Event", "Event"]
+    assert [type(item.record).__name__ for item in others] == ["DeadLetter"]
+    stored = [item for found in outcomes.values() if isinstance(found, Appended) for item in found.stored]
+    assert sorted(item.offset for item in stored) == [2, 3, 4, 5]
+    assert [item.record for item in await journal.read(1, 10)] == [item.record for item in stored]
+    await journal.close()
+
+
+async def test_closing_waits_for_what_was_submitted(tmp_path: Path) -> None:
+    journal = await SqliteJournal.open(tmp_path / "journal.db")
+    outcomes: list[Appended | Exception] = []
+    for seq in range(5000):
+        journal.submit([event(seq, 10)], outcomes.append)
+    await journal.close()
+    assert len(outcomes) == 5000
+    assert [one.stored[0].offset for one in outcomes if isinstance(one, Appended)] == list(range(5000))
+    journal.submit([event(6000)], outcomes.append)
+    await asyncio.sleep(0)
+    assert isinstance(outcomes[-1], StorageError)

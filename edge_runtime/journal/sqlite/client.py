@@ -22,7 +22,7 @@ import msgspec
 
 from edge_runtime.errors import StaleGeneration, StorageError, StorageFull
 from edge_runtime.events import Event
-from edge_runtime.journal.interface import Appended, Listener, Placed, Settled, Tables, Usage
+from edge_runtime.journal.interface import Appended, Listener, Listeners, Placed, Settled, Tables, Usage
 from edge_runtime.journal.projection import instead
 from edge_runtime.journal.records import FlowState, Progress, Record, State, Stored
 from edge_runtime.journal.retention import KEEP_ALL, Retention
@@ -76,7 +76,7 @@ class SqliteJournal(asyncio.Protocol):
     def __init__(self, max_delay: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._max_delay = max_delay
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners()
         self._pending: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._group: list[_Waiting] | None = None
@@ -155,9 +155,9 @@ class SqliteJournal(asyncio.Protocol):
         self._submit([*effects, progress], partial(_resolve, future), progress.flow, progress.generation)
         return future
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: Listener, *, events: bool = True) -> None:
         """As `Journal.listen`."""
-        self._listeners.append(listener)
+        self._listeners.add(listener, events=events)
 
     async def read(self, after: int, limit: int) -> list[Stored]:
         """As `Journal.read`."""
@@ -286,7 +286,8 @@ class SqliteJournal(asyncio.Protocol):
         if isinstance(reply, Written):
             outcomes = _outcomes(group, reply)
             # All listeners first: whoever goes on because its append is durable finds the rest of the house informed.
-            self._tell([item for outcome in outcomes if isinstance(outcome, Appended) for item in outcome.stored])
+            stored = [item for outcome in outcomes if isinstance(outcome, Appended) for item in outcome.stored]
+            self._listeners.tell(stored)
             for item, outcome in zip(group, outcomes, strict=True):
                 item.settle(outcome)
         else:
@@ -302,15 +303,6 @@ class SqliteJournal(asyncio.Protocol):
         if self._emptied is not None and not self._pending:
             self._emptied.set_result(None)
             self._emptied = None
-
-    def _tell(self, stored: list[Stored]) -> None:
-        if stored:
-            for listener in self._listeners:
-                try:
-                    listener(stored)
-                except Exception:
-                    # A defect of one listener must not keep the others, or those who wait for the fsync, in the dark.
-                    _log.exception("somebody who follows the journal failed on records %d on", stored[0].offset)
 
     # Talking to the writer
 
@@ -354,7 +346,8 @@ class SqliteJournal(asyncio.Protocol):
             reply = _decode(bytes(buffer[LENGTH.size : end]))
             del buffer[:end]
             if isinstance(reply, Announce):
-                self._tell([Stored(offset, record) for offset, record in enumerate(reply.records, reply.first)])
+                stored = [Stored(offset, record) for offset, record in enumerate(reply.records, reply.first)]
+                self._listeners.tell(stored)
             elif isinstance(reply, BackedUp):
                 if self._backup is not None:
                     self._backup.set_result(reply)
