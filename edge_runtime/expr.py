@@ -57,18 +57,26 @@ class Expression:
         """Whether the condition is true of an event's data (plain values); never raises."""
         return self._run(data) is True
 
+    def value(self, data: Any) -> Any:
+        """What it comes to, a plain value; None where that is unknown. Never raises."""
+        found = self._run(data)
+        return None if found is _UNKNOWN else found
+
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
 
 
-def compile(text: str) -> Expression:
-    """Compile an expression; blank text gives one that matches everything. Raises `ExpressionError`."""
+def compile(text: str, wanted: str = "condition") -> Expression:
+    """Compile an expression; blank text gives one that matches everything. Raises `ExpressionError`.
+
+    With `wanted="any"` it need not be a condition: `value` tells what it comes to.
+    """
     if len(text) > MAX_LENGTH:
         raise ExpressionError(MAX_LENGTH + 1, f"{len(text)} characters", f"at most {MAX_LENGTH}")
     if not text.strip():
         return Expression(text, (), lambda data: True)
     parser = _Parser(text)
-    node = parser.whole()
+    node = parser.whole(wanted)
     return Expression(text, tuple(parser.fields), node.run)
 
 
@@ -345,8 +353,8 @@ class _Parser:
         self._nesting = 0
         self.fields: dict[str, None] = {}
 
-    def whole(self) -> _Node:
-        node = self._expression(0, "condition")
+    def whole(self, wanted: str) -> _Node:
+        node = self._expression(0, wanted)
         if self._next.kind != "end":
             raise self._unexpected("an operator or the end")
         return node

@@ -7,11 +7,11 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 import msgspec
 
 from edge_runtime.events import GATEWAY, TICK, Event
-from edge_runtime.streams.build import machine_of, steps_of
+from edge_runtime.streams.build import machine_of
 from edge_runtime.streams.machine import MOST, Pane, Result
 from edge_runtime.streams.messages import Taken
 from edge_runtime.streams.running import RunningTime, WallTime
-from edge_runtime.streams.steps import Tags
+from edge_runtime.streams.steps import Steps, Tags
 from edge_runtime.streamspec import Stream, Window
 
 CHUNK = 64
@@ -38,9 +38,9 @@ class Session:
         self._time_type: type[RunningTime] = WallTime if by_wall else RunningTime
         self._time: RunningTime | None = None
         self._saved = b""
-        self._before = steps_of(stream.steps, tags)
+        self._before = Steps(stream.steps, tags)
         self._machine = machine_of(stream)
-        self._after = steps_of(stream.after, tags)
+        self._after = Steps(stream.after, tags)
 
     def take(self, events: Sequence[Event]) -> Taking:
         """Take events in order; it may stop before the last, where there are many results."""

@@ -34,6 +34,9 @@ from edge_runtime.streams.messages import (
 )
 from edge_runtime.streams.session import Session, State, Taking
 
+ANSWERED = (Take, Load, Dump)
+"""Requests that have an answer."""
+
 _decode = msgspec.msgpack.Decoder(Request).decode
 
 
@@ -44,6 +47,8 @@ class Worker:
         self._sessions: dict[int, Session] = {}
         self._taking: dict[int, Taking] = {}
         self._tags: dict[str, dict[str, str]] = {}
+        self._failed: dict[int, str] = {}
+        """What went wrong in sessions that were not closed yet."""
 
     def answer(self, request: Request) -> Reply | None:
         """Do what is asked; None where nothing is answered."""
@@ -52,7 +57,8 @@ class Worker:
         except Exception:
             # A defect of ours in one computation must not end the others.
             self._close(request.session)
-            return Failed(traceback.format_exc()[-2000:])
+            self._failed[request.session] = failed = traceback.format_exc()[-2000:]
+            return Failed(failed) if isinstance(request, ANSWERED) else None
 
     def _answer(self, request: Request) -> Reply | None:
         number = request.session
@@ -65,7 +71,7 @@ class Worker:
                 return None
         session = self._sessions.get(number)
         if session is None:
-            return None if isinstance(request, Shrink) else Failed("there is no such session")
+            return None if isinstance(request, Shrink) else Failed(self._failed.get(number, "there is no such session"))
         match request:
             case Take(events=events, tags=tags):
                 self._tags = tags
@@ -80,6 +86,7 @@ class Worker:
                 return None
 
     def _close(self, number: int) -> None:
+        self._failed.pop(number, None)
         self._sessions.pop(number, None)
         self._taking.pop(number, None)
 

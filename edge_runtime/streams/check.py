@@ -1,0 +1,176 @@
+"""Whether a stream can be what its specification says: asked at a deploy and at the start, in the daemon."""
+
+from __future__ import annotations
+
+from edge_runtime.errors import ConfigError, nearest
+from edge_runtime.streams.paths import key_of, reader
+from edge_runtime.streams.steps import Steps, condition
+from edge_runtime.streamspec import (
+    Absent,
+    Aggregate,
+    Deduplicate,
+    Fixed,
+    Flatten,
+    Join,
+    Latest,
+    Sample,
+    Sequence,
+    Session,
+    Sliding,
+    Step,
+    Stream,
+    Throttle,
+    Window,
+)
+
+MAX_OVERLAP = 1000
+"""Sliding windows that one event may belong to."""
+MAX_SOURCES = 3
+MAX_STEPS = 32
+MAX_VALUES = 64
+MAX_COUNT = 1_000_000
+
+_FIELDLESS = ("count", "rate")
+_OPS = (
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "variance",
+    "first",
+    "last",
+    "collect",
+    "rate",
+    "delta",
+    "time_mean",
+    "distinct",
+    "quantile",
+    "top",
+    "custom",
+)
+_ARGS: dict[str, dict[str, tuple[float, float]]] = {
+    "quantile": {"q": (0, 1)},
+    "top": {"k": (1, 1000)},
+    "collect": {"limit": (1, 10_000)},
+    "custom": {"limit": (1, 10_000)},
+}
+
+
+def check(stream: Stream) -> None:
+    """Raises ConfigError, which says what is wrong and what to write instead."""
+    _sources(stream)
+    for steps in (stream.steps, stream.after):
+        if len(steps) > MAX_STEPS:
+            raise ConfigError(f"{len(steps)} steps are too many: at most {MAX_STEPS}")
+        for step in steps:
+            _step(step)
+        Steps(steps, lambda device: {})
+    match stream.computation:
+        case Window() as window:
+            _window(window)
+        case Join(within=within, by=by, lateness=lateness) | Sequence(within=within, by=by, lateness=lateness):
+            _above("within", within)
+            _not_below("lateness", lateness)
+            key_of(by)
+        case Latest(by=by, keep=keep):
+            _not_below("keep", keep)
+            key_of(by)
+        case Absent(length=length, by=by):
+            _above("after", length)
+            key_of(by)
+
+
+def _sources(stream: Stream) -> None:
+    least, most = {Join: (2, 2), Latest: (2, 2), Sequence: (2, 3)}.get(type(stream.computation), (1, 1))  # type: ignore[arg-type]
+    if not least <= len(stream.sources) <= most:
+        raise ConfigError(f"{len(stream.sources)} kinds of events are given: it takes {least} to {most}")
+    for source in stream.sources:
+        condition(source.where)
+
+
+def _step(step: Step) -> None:
+    match step:
+        case Flatten(field=field):
+            reader(field)
+        case Sample(every=every):
+            _above("sample", every)
+        case Deduplicate(fields=fields, within=within):
+            _above("within", within)
+            if not fields:
+                raise ConfigError("deduplicate needs the fields by which events are the same")
+        case Throttle(most=most, within=within):
+            _above("throttle", most)
+            _above("within", within)
+            if most > 1000:
+                raise ConfigError(f"throttle to {most} events is more than it can remember: at most 1000")
+        case _:
+            pass
+
+
+def _window(window: Window) -> None:
+    match window.shape:
+        case Fixed(size=size):
+            _above("every", size)
+        case Sliding(size=size, every=every):
+            _above("every", every)
+            if every > size:
+                raise ConfigError(
+                    "the windows' size is less than every so often one begins: events between them would be lost",
+                    hint="Leave 'size' out, or make it longer than 'every'.",
+                )
+            if size > MAX_OVERLAP * every:
+                raise ConfigError(f"an event would belong to more than {MAX_OVERLAP} windows: size / every is too much")
+        case Session(gap=gap):
+            _above("gap", gap)
+        case _:
+            if not window.trigger.early_count and not window.trigger.early_every:
+                raise ConfigError(
+                    "a window for all time never ends: nothing would come of it",
+                    hint='Give every="1m", or early_count=100 or early_every="1m".',
+                )
+    if not 0 < len(window.compute) <= MAX_VALUES:
+        raise ConfigError(f"{len(window.compute)} values are to be computed: it can be 1 to {MAX_VALUES}")
+    for name, aggregate in window.compute.items():
+        _aggregate(name, aggregate)
+    key_of(window.by)
+    if window.time not in ("event", "processing"):
+        raise ConfigError(f"time is '{window.time}': 'event' or 'processing'")
+    if window.accumulation not in ("discarding", "accumulating", "retracting"):
+        raise ConfigError(f"accumulation is '{window.accumulation}': 'discarding', 'accumulating' or 'retracting'")
+    for field in ("lateness", "delay"):
+        _not_below(field, getattr(window, field))
+    for field in ("idle", "ahead", "behind"):
+        _above(field, getattr(window, field))
+    for field in ("early_count", "early_every", "late_every"):
+        _not_below(field, getattr(window.trigger, field))
+    if window.trigger.early_count > MAX_COUNT:
+        raise ConfigError(f"early_count is {window.trigger.early_count}: at most {MAX_COUNT}")
+
+
+def _aggregate(name: str, aggregate: Aggregate) -> None:
+    if aggregate.op not in _OPS:
+        raise ConfigError(f"'{name}': there is no aggregate '{aggregate.op}'", hint=nearest(aggregate.op, _OPS))
+    if not aggregate.field and aggregate.op not in _FIELDLESS:
+        raise ConfigError(f"'{name}': {aggregate.op} is of a field, such as {aggregate.op}(temperature)")
+    reader(aggregate.field)
+    bounds = _ARGS.get(aggregate.op, {})
+    for argument, value in aggregate.args.items():
+        if argument not in bounds:
+            raise ConfigError(f"'{name}': {aggregate.op} has no '{argument}'")
+        least, most = bounds[argument]
+        whole = argument != "q"
+        if type(value) is bool or not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
+            raise ConfigError(f"'{name}': '{argument}' of {aggregate.op} is {value!r}: from {least} to {most}")
+    if aggregate.op == "quantile" and "q" not in aggregate.args:
+        raise ConfigError(f"'{name}': which quantile? Such as quantile({aggregate.field}, 0.95)")
+
+
+def _above(name: str, value: int) -> None:
+    if value <= 0:
+        raise ConfigError(f"'{name}' is {value}: it has to be more than 0")
+
+
+def _not_below(name: str, value: int) -> None:
+    if value < 0:
+        raise ConfigError(f"'{name}' is {value}: it cannot be less than 0")
