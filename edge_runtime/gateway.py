@@ -75,6 +75,7 @@ from edge_runtime.planes import backups, instrumentation
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.deployments import Deployments, triggers
+from edge_runtime.planes.fleet import Fleet
 from edge_runtime.planes.inventory import Inventory, NewDevice
 from edge_runtime.planes.lines import line
 from edge_runtime.planes.logs import SECURITY
@@ -191,6 +192,7 @@ class Gateway:
         )
         self.ota = await Ota.open(self.journal, self.registry, clock, ReleaseStore(data / "releases"), _log.warning)
         admission.ota = self.ota
+        self.fleet = Fleet(self.ota, self.registry, clock)
         iotcore = _iotcore_names(config)
         stamps = Stamps(secrets.token_bytes(8))
         self.mqtt_users = await Apps.open(self.journal, self.registry, clock, _log.warning)

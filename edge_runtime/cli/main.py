@@ -18,6 +18,7 @@ from edge_runtime.cli import (
     explain,
     flows,
     gateway,
+    ota,
     secrets,
     trace,
     users,
@@ -52,6 +53,7 @@ def _root(
 for group in (
     gateway,
     devices,
+    ota,
     deploys,
     apps,
     explain,

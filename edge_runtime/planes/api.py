@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.planes import api_apps, api_devices, api_flows, api_operations, api_secrets, api_users
+from edge_runtime.planes import api_apps, api_devices, api_flows, api_operations, api_ota, api_secrets, api_users
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
 from edge_runtime.planes.messages import Backup, Deploy
@@ -77,6 +77,7 @@ def application(house: House) -> Starlette:
             *api_apps.routes(house.deployments),
             *api_devices.routes(house.inventory),
             *api_flows.routes(house.control),
+            *api_ota.routes(house.fleet),
             *api_secrets.routes(house.secrets),
             *api_users.routes(house.mqtt_users),
             *api_operations.routes(house.letters, house.lineage, house.control),

@@ -1,4 +1,4 @@
-"""Backups of a gateway: its journal, online and consistent, and the versions of its apps, in one folder."""
+"""Backups of a gateway: its journal, online and consistent, its apps' versions and its releases, in one folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edge_runtime.journal.sqlite.damage import Report
 
 JOURNAL = "journal.db"
 APPS = "apps"
+RELEASES = "releases"
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ async def backup(journal: SqliteJournal, data: Path, to: Path) -> Saved:
     try:
         done = await journal.backup(to / JOURNAL)
         # After the journal: every version that it names was stored before it was named, and versions never change.
-        await asyncio.to_thread(_copy_apps, data, to)
+        await asyncio.to_thread(_copy_files, data, to)
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise
@@ -47,7 +48,7 @@ def backup_stopped(data: Path, to: Path) -> Saved:
     _make(to)
     try:
         done = files.backup(data / JOURNAL, to / JOURNAL)
-        _copy_apps(data, to)
+        _copy_files(data, to)
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise
@@ -62,7 +63,7 @@ def restore(source: Path, data: Path) -> Saved:
         raise StorageError(f"{data} holds a gateway already", hint="Move it away first; nothing was touched.")
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     done = files.restore(source / JOURNAL, data / JOURNAL)
-    _copy_apps(source, data)
+    _copy_files(source, data)
     return Saved(str(data), done.records, done.bytes)
 
 
@@ -74,7 +75,7 @@ def salvage(data: Path, to: Path, now: int) -> Report:
     _make(to)
     try:
         report = damage.salvage(data / JOURNAL, to / JOURNAL, now)
-        _copy_apps(data, to)
+        _copy_files(data, to)
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise
@@ -93,15 +94,20 @@ def _make(to: Path) -> None:
 
 
 def _unfinished(folder: str, names: list[str]) -> list[str]:
-    """Versions that are just being written or removed, beside the others of an app."""
+    """Versions that are just being written or removed, beside the others of an app; and the key that signs releases:
+    a backup lets nobody sign.
+    """
+    if Path(folder).name == RELEASES:
+        return [name for name in names if name.startswith("key.pem")]
     return [name for name in names if name.startswith(".")] if Path(folder).parent.name == APPS else []
 
 
-def _copy_apps(source: Path, to: Path) -> None:
+def _copy_files(source: Path, to: Path) -> None:
     try:
-        if (source / APPS).exists():
-            shutil.copytree(source / APPS, to / APPS, ignore=_unfinished)
+        for name in (APPS, RELEASES):
+            if (source / name).exists():
+                shutil.copytree(source / name, to / name, ignore=_unfinished)
     except (OSError, shutil.Error) as error:
         raise StorageError(
-            f"the apps could not be copied to {to}: {error}", hint="Check the room on that disk."
+            f"the apps and releases could not be copied to {to}: {error}", hint="Check the room on that disk."
         ) from error

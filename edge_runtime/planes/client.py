@@ -15,6 +15,7 @@ import msgspec
 
 from devices.exchange import DeviceLine, Imported
 from devices.orders import Order
+from devices.release_store import Package
 from edge_runtime import config
 from edge_runtime.errors import EdgeError
 from edge_runtime.flows.deadletters import LetterDetail, Letters, Selection, Settled
@@ -23,11 +24,13 @@ from edge_runtime.flows.replay import Replayed
 from edge_runtime.ingress.broker.users import UserRow
 from edge_runtime.planes.api_flows import Limit, Release, Scale
 from edge_runtime.planes.api_operations import TraceRequest, Which
+from edge_runtime.planes.api_ota import TrustedKey, Trusting
 from edge_runtime.planes.api_users import Allowed, NewUser, UserKey
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import ReplayRequest, Rewind, Rewound
 from edge_runtime.planes.deployments import Rollback, VersionRow
 from edge_runtime.planes.explanations import Explanation
+from edge_runtime.planes.fleet import FleetRow, ReleaseRow, Resume, RollOut, RolloutRow
 from edge_runtime.planes.inventory import (
     ConfigRow,
     DeviceDetail,
@@ -221,6 +224,55 @@ class Client:
         """The last commands that persons have given a device, the newest first."""
         return self._device(device, "commands", list[Order], method="GET")
 
+    def releases(self) -> list[ReleaseRow]:
+        """What boards can be given."""
+        return self._ask("GET", "/ota/releases", list[ReleaseRow])
+
+    def add_release(self, package: Package) -> ReleaseRow:
+        """Hand in a release; the gateway signs it where nobody has."""
+        return self._ask("POST", "/ota/releases", ReleaseRow, package, timeout=LONG)
+
+    def release_package(self, name: str, version: str = "") -> Package:
+        """A release to take to another gateway."""
+        return self._ask("GET", _release(name), Package, params={"version": version}, timeout=LONG)
+
+    def remove_release(self, name: str, version: str = "") -> list[ReleaseRow]:
+        """Remove a release."""
+        return self._ask("DELETE", _release(name), list[ReleaseRow], params={"version": version})
+
+    def release_keys(self) -> list[TrustedKey]:
+        """Whose releases the gateway takes in."""
+        return self._ask("GET", "/ota/keys", list[TrustedKey])
+
+    def trust_key(self, pem: str) -> list[TrustedKey]:
+        """Take in releases signed with this key, too."""
+        return self._ask("POST", "/ota/keys", list[TrustedKey], Trusting(pem))
+
+    def distrust_key(self, name: str) -> list[TrustedKey]:
+        """Take in no more releases signed with this key."""
+        return self._ask("DELETE", f"/ota/keys/{quote(name, safe='')}", list[TrustedKey])
+
+    def roll_out(self, request: RollOut) -> RolloutRow:
+        """Begin to give devices a release."""
+        return self._ask("POST", "/ota/rollouts", RolloutRow, request)
+
+    def rollouts(self) -> list[RolloutRow]:
+        """The roll-outs, the newest first."""
+        return self._ask("GET", "/ota/rollouts", list[RolloutRow])
+
+    def rollout(self, number: int = 0) -> RolloutRow:
+        """A roll-out with its devices; 0 for the newest."""
+        return self._ask("GET", f"/ota/rollouts/{number}", RolloutRow)
+
+    def change_rollout(self, number: int, verb: str, *, go_on: bool = False) -> RolloutRow:
+        """`pause`, `resume` or `abort` a roll-out; 0 for the newest."""
+        message = Resume(go_on) if verb == "resume" else None
+        return self._ask("POST", f"/ota/rollouts/{number}/{verb}", RolloutRow, message)
+
+    def fleet(self) -> list[FleetRow]:
+        """What the devices run."""
+        return self._ask("GET", "/ota/fleet", list[FleetRow])
+
     def export_devices(self) -> Iterator[DeviceLine]:
         """All devices, as lines that another gateway takes in."""
         return self._lines("/devices-export", {}, DeviceLine)
@@ -382,6 +434,10 @@ class Client:
     def _refuse(self, body: bytes) -> None:
         problem = msgspec.json.decode(body, type=Problem)
         raise EdgeError(problem.error, hint=problem.hint)
+
+
+def _release(name: str) -> str:
+    return f"/ota/releases/{quote(name, safe='')}"
 
 
 def connect(path: Path) -> Client:

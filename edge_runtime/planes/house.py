@@ -13,6 +13,7 @@ from edge_runtime.ingress.apps import Apps
 from edge_runtime.planes.backups import Saved
 from edge_runtime.planes.control import FlowControl
 from edge_runtime.planes.deployments import Deployments
+from edge_runtime.planes.fleet import Fleet
 from edge_runtime.planes.inventory import Inventory
 from edge_runtime.planes.messages import AppKey, AppRow, Deploy, Deployed, Health, Line, Status
 from edge_runtime.planes.scaling import AppScaling
@@ -27,6 +28,8 @@ class House(Protocol):
     """Verbs on flows."""
     inventory: Inventory
     """The devices."""
+    fleet: Fleet
+    """What the devices run."""
     scaling: AppScaling
     """How many instances apps have, and why."""
     secrets: Secrets

@@ -22,7 +22,17 @@ def verbs(command: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 
 ALL = list(verbs(typer.main.get_command(app)))
-GROUPS = {(), ("flow",), ("dead",), ("device",), ("secret",), ("user",), ("device", "key"), ("device", "config")}
+GROUPS = {
+    (),
+    ("flow",),
+    ("dead",),
+    ("device",),
+    ("secret",),
+    ("user",),
+    ("device", "key"),
+    ("device", "config"),
+    ("ota",),
+}
 
 
 def test_the_verbs_are_those_of_the_documentation() -> None:

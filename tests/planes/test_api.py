@@ -27,6 +27,7 @@ async def api(house: House) -> AsyncIterator[httpx.AsyncClient]:
         secrets=None,
         mqtt_users=None,
         inventory=SimpleNamespace(registry=None),
+        fleet=None,
         control=house.control,
         letters=house.letters,
         lineage=house.lineage,

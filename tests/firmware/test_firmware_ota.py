@@ -1,0 +1,274 @@
+"""Updates on the board: the power cut at every operation and every byte, and everything that an offer can have wrong.
+
+The firmware's own files run here, in CPython, over a simulated flash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from edge_runtime import wire_ota
+from tests.firmware.ota_board import Board, Gateway, Version, firmware, fresh
+from tests.firmware.simulated_flash import PowerCut
+
+OLD = Version(
+    "1.0", {"main.py": b"print(1)\n" * 8, "lib/kept.py": b"# the same in both\n" * 5, "lib/gone.py": b"# not in 2\n"}
+)
+NEW = Version(
+    "2.0",
+    {
+        "main.py": b"print(2)\n" * 20,
+        "lib/kept.py": b"# the same in both\n" * 5,
+        "lib/new/__init__.py": b"",
+        "lib/new/part.py": b"# only in 2\n" * 6,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[tuple[Any, Any]]:
+    with firmware() as found:
+        yield found
+
+
+def update(board: Board, gateway: Gateway, *, starts: int = 20) -> None:
+    """Start the board until it is through; at each start its slot holds one whole version, and only that."""
+    for _ in range(starts):
+        slot = board.start()
+        assert board.files(slot) in (OLD.files, gateway.offered.files), f"slot {slot} is of no version"
+        if not board.run(gateway):
+            return
+    raise AssertionError(f"{starts} starts did not do")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_update(modules: tuple[Any, Any], cached: bool) -> None:
+    board = Board(modules, fresh(OLD, cached=cached))
+    gateway = Gateway(NEW)
+    update(board, gateway)
+    assert board.starts == [0, 1]
+    assert board.files(1) == NEW.files
+    assert board.files(0) == OLD.files, "the way back"
+    asked = {digest for digest, _ in gateway.asked}
+    changed = {digest for digest, data in NEW.content.items() if data and data != NEW.files["lib/kept.py"]}
+    assert asked == changed, "what is the same is not fetched, nor is what is empty"
+    assert [r.state for r in gateway.reports] == [wire_ota.IDLE, wire_ota.FETCHING, wire_ota.TRIAL, wire_ota.IDLE]
+    assert gateway.reports[-1].running == NEW.id
+
+
+def test_an_update_after_an_update_takes_the_first_slot(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    update(board, Gateway(NEW))
+    third = Version("3.0", NEW.files | {"main.py": b"print(3)\n"})
+    again = Gateway(third, number=8)
+    board.start()
+    assert board.run(again)
+    assert board.start() == 0
+    assert board.files(0) == third.files
+    assert not board.run(again)
+    assert {digest for digest, _ in again.asked} >= {third.id}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_power_cut_at_every_operation_and_byte(modules: tuple[Any, Any], cached: bool) -> None:
+    original = fresh(OLD, cached=cached)
+    board = Board(modules, original.copy())
+    update(board, Gateway(NEW))
+    total = board.flash.spent
+    assert total > 700
+    for cut in range(total):
+        flash = original.copy()
+        flash.left = cut
+        board = Board(modules, flash)
+        gateway = Gateway(NEW)
+        with pytest.raises(PowerCut):
+            update(board, gateway)
+        flash.left = None
+        update(board, gateway)
+        assert board.files(board.boot.running) == NEW.files, f"cut at {cut}"
+        assert board.boot.state()[board.boot.MODE] == board.boot.CONFIRMED
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_power_cut_again_and_again(modules: tuple[Any, Any], cached: bool) -> None:
+    """Power for a little longer each time: whatever was reached is not lost, and it comes to an end."""
+    flash = fresh(OLD, cached=cached)
+    board = Board(modules, flash)
+    gateway = Gateway(NEW)
+    for power in range(10, 2000, 10):
+        flash.left = power
+        try:
+            update(board, gateway)
+        except PowerCut:
+            continue
+        break
+    flash.left = None
+    update(board, gateway)
+    assert board.files(board.boot.running) in (OLD.files, NEW.files)
+    last = gateway.reports[-1]
+    assert last.running == NEW.id or last.state == wire_ota.ROLLED_BACK
+
+
+def test_resuming_asks_only_for_what_is_missing(modules: tuple[Any, Any]) -> None:
+    large = Version("2.0", OLD.files | {"main.py": bytes(range(256)) * 16})
+    flash = fresh(OLD)
+    board = Board(modules, flash)
+    gateway = Gateway(large)
+    flash.left = 3000
+    with pytest.raises(PowerCut):
+        update(board, gateway)
+    before = len(gateway.asked)
+    flash.left = None
+    update(board, gateway)
+    resumed = [at for digest, at in gateway.asked[before:] if digest != large.id]
+    assert min(resumed) > 2000
+    assert board.files(board.boot.running) == large.files
+
+
+def test_one_that_crashes_is_given_three_starts(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    board.start()
+    assert board.run(gateway)
+    for _ in range(3):
+        assert board.start() == 1  # and crashes at once
+    with board.flash.open(board.boot.REPORT, "w") as file:
+        file.write("ImportError: no module named 'bme280'")
+    assert board.start() == 0
+    asked = len(gateway.asked)
+    assert not board.run(gateway)
+    last = gateway.reports[-1]
+    assert (last.state, last.subject, last.number) == (wire_ota.ROLLED_BACK, NEW.id, 7)
+    assert last.detail == "it was not confirmed in its starts: ImportError: no module named 'bme280'"
+    assert len(gateway.asked) == asked, "going back needs no download"
+    assert board.files(0) == OLD.files
+
+
+def test_one_that_is_not_answered_in_its_time_goes_back(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    gateway.silent = True
+    board.start()
+    assert board.run(gateway)
+    assert board.start() == 1
+    assert board.run(gateway), "it resets itself"
+    assert board.start() == 0
+    assert not board.run(gateway)
+    assert gateway.reports[-1].detail.startswith("it was not confirmed in its time")
+
+
+def test_an_offer_that_was_tried_is_not_tried_again(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    gateway.silent = True
+    board.start()
+    board.run(gateway)
+    board.start()
+    board.run(gateway)
+    gateway.silent = False
+    board.start()
+    board.run(gateway)
+    older = Gateway(NEW, number=6)
+    with pytest.raises(AssertionError, match="nothing came of it"):
+        board.run(older, turns=200)
+    assert not older.asked
+    newer = Gateway(NEW, number=8)
+    assert board.run(newer)
+    assert board.start() == 1
+    assert not board.run(newer)
+
+
+def refused(
+    modules: tuple[Any, Any], version: Version = NEW, *, blocks: int = 1000, **options: Any
+) -> tuple[str, Board]:
+    """What a board says to an offer that it does not take."""
+    board = Board(modules, fresh(OLD, blocks=blocks))
+    gateway = Gateway(version, **options)
+    board.start()
+    assert not board.run(gateway)
+    last = gateway.reports[-1]
+    assert (last.state, last.subject, last.number) == (wire_ota.FAILED, version.id, 7)
+    assert board.files(0) == OLD.files
+    assert board.start() == 0
+    return last.detail, board
+
+
+def test_an_offer_that_somebody_else_signed(modules: tuple[Any, Any]) -> None:
+    why, board = refused(modules, key=bytes(32))
+    assert why == "the offer is not signed with this board's key"
+    assert not [name for name in board.flash.files if name.startswith("/b")]
+
+
+def test_a_flash_that_is_short_is_noticed_before_anything_is_fetched(modules: tuple[Any, Any]) -> None:
+    large = Version("2.0", OLD.files | {"main.py": bytes(20_000)})
+    why, board = refused(modules, large, blocks=200)
+    assert why.startswith("the flash is short: it needs 20 KB, and ")
+    assert list(board.files(1)) == []
+
+
+def test_what_another_update_left_makes_room(modules: tuple[Any, Any]) -> None:
+    flash = fresh(OLD, blocks=100)
+    flash.folders.add("/b")
+    flash.files["/b/main.py"] = bytes(4000)
+    flash.files["/b/.p0123456789abcdef"] = bytes(1000)
+    board = Board(modules, flash)
+    update(board, Gateway(NEW))
+    assert board.files(1) == NEW.files
+
+
+def test_another_platform_and_an_older_micropython(modules: tuple[Any, Any]) -> None:
+    why, _ = refused(modules, Version("2.0", NEW.files, boards=["rp2", "esp32"]))
+    assert why == "it is for rp2, esp32; this is linux"
+    why, _ = refused(modules, Version("2.0", NEW.files, micropython="99.1"))
+    assert why.startswith("it needs MicroPython 99.1; this is ")
+
+
+@pytest.mark.parametrize(("damaged", "taken"), [(1, True), (200, False)])
+def test_pieces_that_come_damaged(modules: tuple[Any, Any], damaged: int, taken: bool) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    gateway.damage = damaged
+    if taken:
+        update(board, gateway)
+        assert board.files(1) == NEW.files
+    else:
+        board.start()
+        assert not board.run(gateway)
+        assert gateway.reports[-1].detail == "what comes for .new is damaged"
+        assert board.start() == 0
+
+
+def test_a_path_out_of_the_slot_is_refused(modules: tuple[Any, Any]) -> None:
+    _, ota = modules
+    for path in ("/main.py", "../edge_boot.py", "lib/../../x", ".release"):
+        with pytest.raises(ota.Refused):
+            ota._file(f"file {'0' * 64} 1 {path}\n")
+
+
+def test_one_that_has_to_store_a_reading(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(Version("2.0", NEW.files, health=20, proof="event"))
+    board.start()
+    assert board.run(gateway)
+    assert board.start() == 1
+    assert board.run(gateway), "no reading was acknowledged: it gives itself up"
+    assert board.start() == 0
+
+
+def test_a_slot_record_cut_at_any_byte_leaves_the_other(modules: tuple[Any, Any]) -> None:
+    boot, _ = modules
+    board = Board(modules, fresh(OLD))
+    boot.store(1, boot.CONFIRMED, 0, 0, 5, 0)
+    boot.store(0, boot.CONFIRMED, 0, 0, 6, 0)
+    before = boot.state()
+    kept = dict(board.flash.files)
+    for cut in range(22):
+        board.flash.files = dict(kept)
+        board.flash.left = cut
+        with pytest.raises(PowerCut):
+            boot.store(1, boot.TRIAL, 3, 0, 7, 300)
+        board.flash.left = None
+        assert boot.state() in (before, (3, 1, boot.TRIAL, 3, 0, 7, 300))
