@@ -75,6 +75,7 @@ class Windows:
         self._cells: dict[str, Cell] = {}
         self._changed: list[Cell] = []
         self._gone: set[str] = set()
+        """Keys that are no more, but may still be stored."""
         self._recent: set[str] = set()
         """Keys that have changed since the last `shrink`."""
         self._absent: set[str] = set()
@@ -267,7 +268,8 @@ class Windows:
         self._enough = AHEAD - 2 * MOST
         keys = {self._key_of(event) for event, _ in happened}
         keys.update(self._due.soon(bound, AHEAD), self._timers.soon(until, AHEAD))
-        return {_KEY + key for key in keys if key is not None and key not in self._cells and key not in self._absent}
+        known = (self._cells, self._absent, self._gone)
+        return {_KEY + key for key in keys if key is not None and not any(key in names for names in known)}
 
     def load(self, state: Mapping[str, bytes | None]) -> None:
         """See `Machine`. Raises `StorageError` for what this version cannot read."""
@@ -284,6 +286,9 @@ class Windows:
             else:
                 index = self._due if name.startswith(_DUE) else self._timers
                 index.load(name, _required(name, dumped))
+        if self._due.first < self._wanted:
+            self._wanted = self._due.first
+            self._marks.want(self._wanted, self._now)
 
     def _missing(self) -> list[str]:
         return [HEAD] if self._head is None else [name for name, part in self._parts.items() if part is None]
