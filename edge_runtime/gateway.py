@@ -118,6 +118,7 @@ class Gateway:
         self.coap: CoapFrontDoor | None = None
         self.attachment: Attachment | None = None
         self.serial: SerialFrontDoor | None = None
+        self.device_http: DeviceHttp | None = None
         self.mqtt_more: list[str] = []
         self.tls_port = 0
         """Where MQTT with TLS listens; 0 for nowhere."""
@@ -346,7 +347,7 @@ class Gateway:
     def _let_devices_in(self, admission: Admission, iotcore: Names | None, stamps: Stamps) -> None:
         """Have devices answered where the endpoints of apps are."""
         http = self.config.http
-        devices = DeviceHttp(
+        devices = self.device_http = DeviceHttp(
             admission,
             self.registry,
             self._clock,
@@ -608,11 +609,13 @@ class Gateway:
 
     def _refusals(self) -> int:
         """Messages that could not be stored, at all doors."""
-        others = [door.counters.refused for door in (self.coap, self.serial) if door is not None]
+        others = [door.counters.refused for door in (self.coap, self.serial, self.device_http) if door is not None]
         return self.door.counters.refused + sum(others)
 
     def _health(self, rows: Sequence[FlowRow]) -> Health:
-        return instrumentation.health(self._refusals() <= self._refused, rows, self.deployments.broken)
+        return instrumentation.health(
+            self._refusals() <= self._refused, rows, self.deployments.broken, self.timers.waiting_for
+        )
 
     def status(self) -> Status:
         """The gateway at a glance."""
@@ -648,6 +651,8 @@ class Gateway:
             skewed=self.admission.skews.off(),
             coap=f"{self.config.coap.host}:{self.coap_port}" if self.coap is not None else "",
             coap_door=instrumentation.coap_door(self.coap) if self.coap is not None else {},
+            http_door=instrumentation.http_door(self.device_http) if self.device_http is not None else {},
+            timers=len(self.timers),
             serial_door=instrumentation.serial_door(self.serial) if self.serial is not None else {},
         )
 

@@ -186,6 +186,15 @@ def status(
             f" (p50 {coap['p50'] / 1e3:.2f} ms, p99 {coap['p99'] / 1e3:.2f} ms), {coap['repeats']} repeated,"
             f" {coap['dead']} dead, {coap['refused'] + coap['busy']} put off, {coap['failed_logins']} failed logins"
         )
+    if found.http_door:
+        http = found.http_door
+        out.print(
+            f"HTTP door of devices: {http['messages']} messages, {http['acknowledged']} acknowledged"
+            f" (p50 {http['p50'] / 1e3:.2f} ms, p99 {http['p99'] / 1e3:.2f} ms), {http['duplicates']} repeated,"
+            f" {http['dead']} dead, {http['refused'] + http['busy']} put off, {http['failed_logins']} failed logins"
+        )
+    if found.timers:
+        out.print(f"Timers: {found.timers} events are to come")
     stops = found.stops
     out.print(
         f"Functions: {found.calls} calls, {stops.error} failed, {stops.timeout} timed out;"

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from devices.keys import OscoreContext
 MAX_OPEN = 1024
 """Contexts held ready; beyond them the one not used for longest is put away, which costs it a write."""
 
+Tell = Callable[[str, str], None]
+"""Is told of a device's request that could not be opened, and why."""
+
 Find = Callable[[bytes], tuple[str, OscoreContext] | None]
 """The device and context for a `kid`; None where there is none that may be used now."""
 
@@ -31,8 +35,9 @@ Find = Callable[[bytes], tuple[str, OscoreContext] | None]
 class Contexts(CredentialsMap):  # type: ignore[misc]  # aiocoap has no types
     """The security contexts, as aiocoap's `OscoreSiteWrapper` asks for them."""
 
-    def __init__(self, folder: Path, find: Find) -> None:
+    def __init__(self, folder: Path, find: Find, tell: Tell) -> None:
         super().__init__()
+        self._tell = tell
         self._folder = folder
         self._find = find
         self._open: OrderedDict[str, Any] = OrderedDict()
@@ -52,7 +57,7 @@ class Contexts(CredentialsMap):  # type: ignore[misc]  # aiocoap has no types
         name = sha256(secrets.encode()).hexdigest()[:32]
         context = self._open.get(name)
         if context is None:
-            context = self._open[name] = _context(self._folder / name, secrets)
+            context = self._open[name] = _context(self._folder / name, secrets, partial(self._tell, device))
             if len(self._open) > MAX_OPEN:
                 _put_away(self._open.popitem(last=False)[1])
         self._open.move_to_end(name)
@@ -69,7 +74,28 @@ def _put_away(context: Any) -> None:
     context._destroy()  # aiocoap names no other way to write the replay window and free the lock
 
 
-def _context(folder: Path, secrets: OscoreContext) -> Any:
+class _Context(oscore.FilesystemSecurityContext):  # type: ignore[misc]  # aiocoap has no types
+    """A context that says so when a request cannot be opened: aiocoap only answers it."""
+
+    def __init__(self, folder: str, tell: Callable[[str], None]) -> None:
+        self._tell_why = tell
+        super().__init__(folder)
+
+    def unprotect(self, protected_message: Any, request_id: Any = None) -> Any:
+        """As aiocoap has it."""
+        try:
+            return super().unprotect(protected_message, request_id)
+        except oscore.ReplayErrorWithEcho:
+            raise  # not known to be one: after an unclean end the peer is asked to show that it is fresh
+        except oscore.ReplayError:
+            self._tell_why("a request came again, or too late")
+            raise
+        except oscore.ProtectionInvalid:
+            self._tell_why("a request could not be decrypted with its key")
+            raise
+
+
+def _context(folder: Path, secrets: OscoreContext, tell: Callable[[str], None]) -> Any:
     if not folder.is_dir():
         new = folder.with_name(folder.name + ".new")
         new.mkdir(mode=0o700, parents=True)
@@ -86,4 +112,4 @@ def _context(folder: Path, secrets: OscoreContext) -> Any:
             file.flush()
             os.fsync(file.fileno())
         new.rename(folder)
-    return oscore.FilesystemSecurityContext(str(folder))
+    return _Context(str(folder), tell)

@@ -51,7 +51,7 @@ class CoapSite:
         self.door = door
         self._known = Share(clock, door.limits.max_exchanges_elsewhere)
         self._strangers = Share(clock, door.limits.max_strangers)
-        self._contexts = Contexts(oscore, self._find)
+        self._contexts = Contexts(oscore, self._find, self._unopened)
         self._proven: OrderedDict[Address, None] = OrderedDict()
         """Where a request came from that OSCORE has shown to be a device's, of late."""
         self.commands = Commands(self)
@@ -110,6 +110,10 @@ class CoapSite:
             self.door.security(f"refused a request over CoAP in OSCORE: {login.refused}")
             return None
         return login.device, context
+
+    def _unopened(self, device: str, why: str) -> None:
+        self.door.counters.failed_logins += 1
+        self.door.security(f"refused a request over CoAP in OSCORE, in the name of '{device}': {why}")
 
     def resource(self, request: Any) -> Any:
         """What a request is about. Raises aiocoap's errors."""

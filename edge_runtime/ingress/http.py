@@ -29,6 +29,7 @@ from edge_runtime.ingress.admission import Admission, Settle, Verdict
 from edge_runtime.ingress.formats import Form
 from edge_runtime.ingress.http_exchange import Refused, as_json, cancelled, either, read_body
 from edge_runtime.ingress.http_forms import Target
+from edge_runtime.ingress.meters import Histogram
 from edge_runtime.ingress.pace import Allowance, Pace
 from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.ingress.throttle import FailedLogins
@@ -43,6 +44,23 @@ MAX_COMMANDS = 32
 REMEMBERED = 8192
 """Identities in words (of CloudEvents, `Idempotency-Key`) whose numbers are remembered."""
 TRY_LATER = {"retry-after": "10"}
+
+
+class HttpCounters(msgspec.Struct):
+    """Running totals since the start."""
+
+    messages: int = 0
+    """Events, batches, states, replies and acknowledgements received."""
+    acknowledged: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    refused: int = 0
+    """Messages that could not be stored, answered with 503."""
+    busy: int = 0
+    """Requests that were told to come back later: too many at a time, or faster than the device may send."""
+    failed_logins: int = 0
+    commands: int = 0
+    """Commands handed to devices."""
 
 
 class _Poll:
@@ -76,6 +94,9 @@ class DeviceHttp:
         """`names` opens the verbs of IoT Core. As many devices as `max_requests` may wait for news at a time."""
         self.on_listening: Callable[[str], None] = lambda _device: None
         """Called with the id of a device that asks for its commands."""
+        self.counters = HttpCounters()
+        self.latency = Histogram()
+        """From the whole message to its verdict."""
         self._admission = admission
         self._registry = registry
         self._clock = clock
@@ -109,6 +130,7 @@ class DeviceHttp:
         if poll is None or (len(poll.commands) >= MAX_COMMANDS and command.id not in poll.commands):
             return False
         poll.commands[command.id] = command
+        self.counters.commands += 1
         poll.wake()
         return True
 
@@ -135,6 +157,7 @@ class DeviceHttp:
             if request.method != target.method:
                 raise Refused(405, f"this place answers to {target.method}", {"allow": target.method})
             if self._active >= self._max_requests:
+                self.counters.busy += 1
                 raise Refused(503, "too many requests at a time", {"retry-after": "1"})
             self._active += 1
             try:
@@ -164,6 +187,7 @@ class DeviceHttp:
         if not wrong:
             self._registry.last_seen[device] = self._clock.now()
             return device
+        self.counters.failed_logins += 1
         address = request.client.host if request.client is not None else "unknown"
         delay = self._failures.delay(address)
         self._security(f"refused {device[:128]!a} over HTTP from {address}: {wrong}")
@@ -181,6 +205,7 @@ class DeviceHttp:
                 return await self._config(device, request)
         body = await read_body(request, self._max_body, self._clock)
         if not self._admission.pace.take(device, len(body)):
+            self.counters.busy += 1
             raise Refused(429, "the device sends faster than it may", {"retry-after": "1"})
         topic, media = request.url.path, request.headers.get("content-type", "")
         match target.verb:
@@ -260,19 +285,29 @@ class DeviceHttp:
 
     async def _settled(self, submit: Callable[[Settle], None]) -> Verdict:
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        counters, began = self.counters, self._clock.monotonic()
+        counters.messages += 1
         submit(partial(_resolve, future))
         verdict = await future
         if verdict is Verdict.REFUSED:
+            counters.refused += 1
             raise Refused(503, "the gateway cannot store it just now; keep it, and send it again", TRY_LATER)
+        counters.acknowledged += 1
+        counters.duplicates += verdict is Verdict.DUPLICATE
+        counters.dead += verdict is Verdict.DEAD
+        self.latency.record(self._clock.monotonic() - began)
         return verdict
 
     async def _report(self, device: str, content: Content) -> None:
+        self.counters.messages += 1
         try:
             await self._admission.twin.report(device, content)
         except StorageError:
+            self.counters.refused += 1
             raise Refused(503, "the gateway cannot store it just now; keep it, and send it again", TRY_LATER) from None
         except EdgeError as error:
             raise Refused(400, str(error)) from None
+        self.counters.acknowledged += 1
 
     # Configurations and commands
 
@@ -364,6 +399,7 @@ class DeviceHttp:
         body = await read_body(request, limit * 4 // 3 + 4096, self._clock)
         bridge_pace = self._bridge_pace if target.verb == "publishEvent" else self._state_pace
         if not bridge_pace.take(device, len(body) * 3 // 4) or not self._admission.pace.take(device, len(body)):
+            self.counters.busy += 1
             raise Refused(429, "the device sends faster than it may", {"retry-after": "1"})
         try:
             if target.verb == "setState":

@@ -282,6 +282,10 @@ class Status(msgspec.Struct):
     """The serial door's figures, with `p50` and `p99` from message to acknowledgement; empty without that door."""
     coap_door: dict[str, int] = {}
     """Its figures: counts since the start, and `p50` and `p99` from request to answer in microseconds."""
+    http_door: dict[str, int] = {}
+    """The same of the HTTP door of devices; empty without that door."""
+    timers: int = 0
+    """Events that are to come, of delays and schedules."""
     attached: dict[str, int] = {}
     """Figures of the broker that the gateway is attached to: `connected` (0 or 1), and counts since the start."""
     skewed: dict[str, int] = {}

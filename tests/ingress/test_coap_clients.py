@@ -208,7 +208,23 @@ async def test_oscore_goes_on_after_a_restart_and_knows_a_replay(house: CoapHous
     attacker = house.client()
     attacker.send(heard[0])
     assert (await attacker.receive()).code == aiocoap.UNAUTHORIZED
+    assert house.security[-1].endswith("in the name of 'd': a request came again, or too late")
     assert [e.data for e in house.journal.events] == [1, 2]
+
+
+async def test_oscore_with_another_secret_is_a_line_of_the_security_log(
+    house: CoapHouse, client: Any, tmp_path: Path
+) -> None:
+    _, context = await house.registry.add_oscore("d")
+    other = OscoreContext(bytes(16), context.master_salt, context.sender_id, context.recipient_id, context.id_context)
+    give(client, house, tmp_path / "client", other)
+    uri = f"{house.uri}/devices/d/events/climate"
+    with pytest.raises(NotAProtectedMessage):
+        await ask(client, aiocoap.POST, uri, event_payload(1), content_format=65_000)
+    (line,) = [line for line in house.security if "OSCORE" in line]
+    assert line.endswith("in the name of 'd': a request could not be decrypted with its key")
+    assert house.door.counters.failed_logins == 1
+    assert not house.journal.events
 
 
 async def test_oscore_keeps_secrets_to_the_owner(house: CoapHouse, client: Any, tmp_path: Path) -> None:

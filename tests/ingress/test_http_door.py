@@ -205,3 +205,21 @@ async def test_what_can_never_be_taken_is_a_durable_dead_letter(desk: Desk) -> N
     assert (await desk.post(HERE, "{")).status_code == 400
     (letter,) = [record for record in desk.journal.inner.records() if isinstance(record, DeadLetter)]
     assert (letter.device, letter.topic, letter.payload) == ("d", HERE, b"{")
+
+
+async def test_what_happened_is_counted(desk: Desk) -> None:
+    await desk.post(HERE, "1", idempotency_key="once")
+    await desk.post(HERE, "1", idempotency_key="once")
+    await desk.post(HERE, "{")
+    await desk.post("/devices/d/state", "{}")
+    await desk.client.post(HERE, content="1", headers={"authorization": "Bearer wrong"})
+    desk.journal.inner.full = True
+    assert (await desk.post(HERE, "2")).status_code == 503
+    assert (await desk.post("/devices/d/state", '{"on": true}')).status_code == 503
+    counters = desk.door.counters
+    assert (counters.messages, counters.acknowledged, counters.refused) == (6, 4, 2)
+    assert (counters.duplicates, counters.dead, counters.failed_logins) == (1, 1, 1)
+    desk.journal.inner.full = False
+    codes = [(await desk.post(HERE, "1")).status_code for _ in range(110)]
+    assert (counters.busy, counters.messages) == (codes.count(429), 6 + codes.count(202))
+    assert desk.door.latency.count == 3 + codes.count(202)

@@ -48,3 +48,8 @@ async def test_a_flow_that_has_stopped_or_holds_keys_back_is(house: House) -> No
     assert found.state == "degraded"
     assert "flow app.stops has stopped at an event that fails" in found.reasons
     assert "flow app.holds holds 1 of its keys back" in found.reasons
+
+
+async def test_timers_that_cannot_fire_are(house: House) -> None:
+    found = health(True, [await a_row(house)], {}, "the journal is full")
+    assert (found.state, found.reasons) == ("degraded", ["timers that are due wait: the journal is full"])
