@@ -57,8 +57,13 @@ class Sum(Aggregator[list[Any]]):
         state[0] += 1
         if type(value) is int:
             state[1] += value
+            return
+        before = state[2]
+        state[2] = total = before + value
+        if (before if before >= 0.0 else -before) >= (value if value >= 0.0 else -value):
+            state[3] += (before - total) + value
         else:
-            _neumaier(state, value)
+            state[3] += (value - total) + before
 
     def merge(self, state: list[Any], other: list[Any]) -> None:
         """Add a sum."""

@@ -24,6 +24,10 @@ class Slice:
         """A window that it is part of is closed."""
 
 
+_NONE: dict[int, Any] = {}
+"""Of all cells of windows without slices."""
+
+
 class Cell:
     """The windows of a key, by start."""
 
@@ -32,7 +36,7 @@ class Cell:
     def __init__(self, key: str) -> None:
         self.key = key
         self.windows: dict[int, Open] = {}
-        self.slices: dict[int, Slice] = {}
+        self.slices: dict[int, Slice] = _NONE
         self.last: Any = None
         """The window, session or slice that the next event most likely belongs to."""
         self.changed = False
@@ -94,6 +98,7 @@ class Shaped(ABC):
         cell = Cell(key)
         for window in (Open.load(item, self._compute) for item in plain[0]):
             cell.windows[window.start] = window
+        cell.slices = {}
         for start, end, late, states in plain[1]:
             item = cell.slices[start] = Slice(start, end, self._compute.load(states))
             item.late = late

@@ -44,7 +44,8 @@ class Grid(Shaped):
                 window = self._opened(cell, start, end, watermark, self._compute.zero())
             self._feed(window.states, event, time)
             window.fresh += 1
-            self._added(cell, window, time, index, now)
+            if window.closed or self._early:
+                self._added(cell, window, time, index, now)
         if window is not None:
             cell.last = window if self._single else None
         elif spans:
@@ -70,7 +71,7 @@ class Grid(Shaped):
             window = cell.windows.get(deadline - self._size - self._lateness)
             if window is not None and window.closed:
                 if window.fresh:
-                    self._say(cell, window, "late", index)
+                    self._say(cell, window, "late", index, False)
                 self._forget(cell, window)
         window = cell.windows.get(deadline - self._size)
         if window is not None and not window.closed:
@@ -79,7 +80,7 @@ class Grid(Shaped):
                 self._forget(cell, window)
 
     def _close(self, cell: Cell, window: Open, index: int) -> None:
-        self._say(cell, window, "on_time", index)
+        self._say(cell, window, "on_time", index, bool(self._lateness))
         window.closed = True
         if self._lateness:
             self._register(window.end + self._lateness, cell)
@@ -89,9 +90,9 @@ class Grid(Shaped):
         if cell.last is window:
             cell.last = None
 
-    def _say(self, cell: Cell, window: Open, timing: str, index: int) -> None:
+    def _say(self, cell: Cell, window: Open, timing: str, index: int, again: bool = True) -> None:
         assert window.states is not None
-        self._triggers.say(cell.key, window, window.states, timing, index)
+        self._triggers.say(cell.key, window, window.states, timing, index, again)
 
 
 class Sliced(Grid):
@@ -122,6 +123,8 @@ class Sliced(Grid):
                 self._late(index, spans[-1][1], watermark)
             return
         start, end = self._slice(time)
+        if not cell.slices:
+            cell.slices = {}
         part = cell.slices.get(start)
         if part is None:
             part = cell.slices[start] = Slice(start, end, self._compute.zero())
@@ -137,10 +140,13 @@ class Sliced(Grid):
             if window.states is not None:
                 self._feed(window.states, event, time)
             window.fresh += 1
-            self._added(cell, window, time, index, now)
+            if window.closed or self._early:
+                self._added(cell, window, time, index, now)
 
     def _close(self, cell: Cell, window: Open, index: int) -> None:
         super()._close(cell, window, index)
+        if not self._lateness:
+            return
         for part in cell.slices.values():
             if window.start <= part.start < window.end:
                 part.late = True
@@ -153,11 +159,11 @@ class Sliced(Grid):
             if cell.slices.pop(start) is cell.last:
                 cell.last = None
 
-    def _say(self, cell: Cell, window: Open, timing: str, index: int) -> None:
+    def _say(self, cell: Cell, window: Open, timing: str, index: int, again: bool = True) -> None:
         states = window.states
         if states is None:
             states = self._compute.zero()
             for start in sorted(cell.slices):
                 if window.start <= start < window.end:
                     self._compute.merge(states, cell.slices[start].states)
-        self._triggers.say(cell.key, window, states, timing, index)
+        self._triggers.say(cell.key, window, states, timing, index, again)

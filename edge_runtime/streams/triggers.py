@@ -46,7 +46,7 @@ class Open:
         """Processing time at which it is to speak; 0 for none."""
         self.due = end
         """Of a session: the deadline under which it stands in the index."""
-        self.said: list[Said] = []
+        self.said: tuple[Said, ...] = ()
         """What would have to be taken back."""
         self.oldest = NEVER
         """Of the global window: the times of its events."""
@@ -64,7 +64,7 @@ class Open:
         start, end, states, *rest = plain
         window = cls(start, end, None if states is None else compute.load(states))
         window.fresh, window.closed, window.number, window.timer, window.due, *rest = rest
-        window.said = [tuple(item) for item in rest[0]]
+        window.said = tuple(tuple(item) for item in rest[0])
         window.oldest, window.newest = rest[1:]
         return window
 
@@ -102,8 +102,8 @@ class Triggers:
             self.timers.add(window.timer, key)
         return False
 
-    def say(self, key: str, window: Open, states: States, timing: str, index: int) -> None:
-        """A pane of these states; the retractions before it."""
+    def say(self, key: str, window: Open, states: States, timing: str, index: int, again: bool = True) -> None:
+        """A pane of these states; the retractions before it. `again`: there may be more of the window."""
         whole = window.end < NEVER
         start = window.start if whole else window.oldest
         end = window.end if whole else window.newest
@@ -111,12 +111,12 @@ class Triggers:
         if self._retracting:
             for said in window.said:
                 self.results.append(Pane(index, key, *said, retraction=True))
-            window.said = [(start, end, values, timing, window.number)]
+            window.said = ((start, end, values, timing, window.number),)
         self.results.append(Pane(index, key, start, end, values, timing, window.number))
         window.number += 1
         window.fresh = 0
         window.timer = 0
-        if self.discarding:
+        if self.discarding and again:
             if window.states is not None:
                 window.states = self._compute.zero()
             if not whole:
