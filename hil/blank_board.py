@@ -26,6 +26,7 @@ from hil.unix_board import find_micropython
 
 DISK_BYTES = 1 << 20
 _CTRL_C = 3
+_CHUNK = 4096
 _POLL = 0.02
 _FULL = 64 << 10
 
@@ -41,6 +42,8 @@ class BlankBoard:
     ) -> None:
         self.port = folder / "port"
         self.rom = rom
+        self.pull_at = b""
+        """The cable is pulled, once, when these bytes come in; empty for never."""
         self.starts = 0
         """How often MicroPython has started after a reset."""
         self._disk = folder / "disk"
@@ -49,6 +52,7 @@ class BlankBoard:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._said = bytearray()
+        self._taken = b""
         micropython = find_micropython()
         if micropython is None:
             raise BoardError("there is no MicroPython (unix port) for this machine's Python")
@@ -102,14 +106,16 @@ class BlankBoard:
                 wanted = [master] if child is None or len(out) > _FULL else [master, child]
                 readable, _, _ = select.select(wanted, [master] if out else [], [], _POLL)
                 if child in readable and child is not None:
-                    said = os.read(child, 4096)
+                    said = os.read(child, _CHUNK)
                     if not said:
                         self._restart()
                     self._said += said
                     out += said
                 try:
-                    data = os.read(master, 4096) if master in readable else b""
+                    data = os.read(master, _CHUNK) if master in readable else b""
                     closed = closed and not data
+                except BlockingIOError:
+                    data = b""
                 except OSError as error:  # nobody has the port open
                     if error.errno != errno.EIO:
                         raise
@@ -129,6 +135,10 @@ class BlankBoard:
             self._kill()
 
     def _take(self, data: bytes) -> bytes:
+        self._taken = (self._taken + data)[-2 * _CHUNK :]
+        if self.pull_at and self.pull_at in self._taken:
+            self.pull_at = b""
+            raise CablePulled
         if self._process is None:
             return self.rom.feed(data) if self.rom is not None else b""
         stdin = self._process.stdin

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from devices.boards import Board, EspFlash
+from devices.boards import BOARDS, Board, EspFlash
 from devices.flash import tools
 from devices.flash.errors import FlashError, gone
 from devices.flash.images import Image
@@ -15,6 +15,7 @@ from devices.flash.ports import check, is_pseudo_terminal
 PATIENCE = 600.0
 """Seconds: 4 MiB at 115,200 bits per second take 6 minutes."""
 _PROGRESS = re.compile(r"Writing at .*?(\d+\.\d)\s*%")
+_CHIP = re.compile(r"(?:Detecting chip type\.*|Chip type:) *(ESP\S+)")
 _WRONG_CHIP = re.compile(r"This chip is (\S+), not (\S+?)\.")
 
 
@@ -78,3 +79,21 @@ def _failure(ended: tools.Ended, port: Path, board: Board) -> FlashError:
     errors = [line.strip() for line in said.splitlines() if "error" in line.lower()]
     why = errors[-1] if errors else f"esptool has ended with status {ended.status}"
     return FlashError(f"the {board.title} at {port} was not written: {why}", hint="Give the same command again.")
+
+
+def chip_at(port: Path) -> Board:
+    """Ask the chip at a port what it is; raises FlashError, also for one that there is no profile of."""
+    check(port)
+    before = ["--before", "no-reset", "--after", "no-reset", "--no-stub"] if is_pseudo_terminal(port) else []
+    options = ["--port", str(port), "--connect-attempts", "3", *before]
+    ended = tools.run("esptool", [*options, "read-mac"], timeout=60)
+    found = _CHIP.search(ended.said)
+    for board in BOARDS.values():
+        if found and isinstance(board.flash, EspFlash) and board.flash.chip == found[1].lower().replace("-", ""):
+            return board
+    if found:
+        raise FlashError(f"there is no profile for the {found[1]} at {port}", hint=f"There is: {', '.join(BOARDS)}.")
+    raise FlashError(
+        f"nobody at {port} says which board it is: neither MicroPython nor a boot loader answers",
+        hint="Hold its BOOT button, press RESET (or plug it in) and let BOOT go; then give the same command.",
+    )

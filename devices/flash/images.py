@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -38,6 +39,12 @@ class Image:
     def is_build(self, version: str) -> bool:
         """Whether a running MicroPython with that `sys.version` is this image: it carries that text."""
         return len(version) > 12 and version.encode() in self.content
+
+
+def cache_folder() -> Path:
+    """Where images are looked for: `images` in this program's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "edge-runtime" / "images"
 
 
 def cached(board: Board, folder: Path) -> Path:

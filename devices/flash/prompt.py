@@ -202,6 +202,12 @@ class Prompt:
         if ended.status:
             raise self._failure(ended)
 
+    def to_boot_loader(self) -> None:
+        """Have the board wait for another image. Raises FlashError."""
+        ended = self._mpremote("resume", "bootloader", timeout=ANSWER)
+        if ended.status:
+            raise self._failure(ended)
+
     def _mpremote(
         self, *arguments: str, heard: Callable[[str], None] = lambda line: None, timeout: float
     ) -> tools.Ended:

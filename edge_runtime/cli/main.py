@@ -16,6 +16,7 @@ from edge_runtime.cli import (
     devices,
     doctor,
     explain,
+    flash,
     flows,
     gateway,
     ota,
@@ -53,6 +54,7 @@ def _root(
 for group in (
     gateway,
     devices,
+    flash,
     ota,
     deploys,
     apps,

@@ -1,0 +1,98 @@
+"""Waiting for a board's first event, and what to say when none comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from devices.flash.errors import FlashError
+from edge_runtime.planes.client import Client
+from edge_runtime.planes.messages import Line
+
+_POLL = 0.3
+_TAIL = 4096
+_LINES = 8
+
+
+class Ear:
+    """Listens to what a board prints on its port, without saying anything. A context manager."""
+
+    def __init__(self, port: Path | None) -> None:
+        self._port = port
+        self._descriptor = -1
+        self._heard = b""
+
+    def __enter__(self) -> Ear:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def listen(self) -> None:
+        """Take what has come. The port may go and come meanwhile: a board with its own USB does so when it starts."""
+        if self._port is None:
+            return
+        try:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            while data := os.read(self._descriptor, _TAIL):
+                self._heard = (self._heard + data)[-_TAIL:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            if self._descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(self._descriptor)
+                self._descriptor = -1
+
+    @property
+    def said(self) -> list[str]:
+        """The board's last lines."""
+        return [line for line in self._heard.decode("utf-8", "replace").splitlines() if line.strip()][-_LINES:]
+
+
+@dataclass(frozen=True)
+class First:
+    """A board's first event after its start."""
+
+    line: Line
+    seconds: float
+
+
+def first_event(client: Client, device: str, after: int, seconds: float, ear: Ear) -> First:
+    """The first event of a device behind a record of the journal. Raises FlashError, which says what is the matter."""
+    started = time.monotonic()
+    refused = client.status().door.failed_logins
+    while time.monotonic() - started < seconds:
+        for line in client.tail(after, follow=False):
+            after = max(after, line.offset)
+            if line.type == "event" and line.device == device:
+                return First(line, time.monotonic() - started)
+        ear.listen()
+        time.sleep(_POLL)
+    raise _none(client, device, seconds, client.status().door.failed_logins - refused, ear.said)
+
+
+def _none(client: Client, device: str, seconds: float, refused: int, said: list[str]) -> FlashError:
+    found = client.device(device)
+    what = f"no event of {device} has come in {seconds:.0f} s"
+    heard = "\nThe board says:\n" + "\n".join(f"  {line}" for line in said) if said else ""
+    if found.blocked:
+        hint = f"The device is blocked: edge device unblock {device}."
+    elif found.connected:
+        hint = "It is connected: does its program send readings (@device.every)?"
+    elif refused:
+        hint = "Somebody was refused meanwhile (data/logs/security.jsonl): if it was this board, give it --new-key."
+    else:
+        hint = (
+            f"It has not connected. Is it on the network (--wifi), and is the host right (--host)?"
+            f" See what it prints: edge device logs {device}. All is on the board; a reset tries again."
+        )
+    return FlashError(what + heard, hint=hint)
