@@ -5,7 +5,11 @@ The firmware's own files run here, in CPython, over a simulated flash.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -272,3 +276,41 @@ def test_a_slot_record_cut_at_any_byte_leaves_the_other(modules: tuple[Any, Any]
             boot.store(1, boot.TRIAL, 3, 0, 7, 300)
         board.flash.left = None
         assert boot.state() in (before, (3, 1, boot.TRIAL, 3, 0, 7, 300))
+
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors/ota.json").read_text("utf-8"))
+
+
+def test_the_forms_as_the_vectors_have_them(modules: tuple[Any, Any]) -> None:
+    _, ota = modules
+    from edge_device import cbor  # type: ignore[import-not-found]  # what the fixture has loaded
+
+    for case in VECTORS["offers"]:
+        form = cbor.decode(bytes.fromhex(case["hex"]))
+        assert form[0].hex() == case["release"]
+        assert (form[1], form[2], [proof.hex() for proof in form[3]]) == (case["size"], case["number"], [case["proof"]])
+        text = b"edge ota\0" + case["number"].to_bytes(4) + form[0] + case["device"].encode()
+        assert ota._hmac(ota._key_of(case["key"]), text).hex() == case["proof"]
+    assert cbor.decode(bytes.fromhex(VECTORS["nothing"])) == {}
+    for case in VECTORS["data"]:
+        form = cbor.decode(bytes.fromhex(case["hex"]))
+        assert (form[0].hex(), form[1], form[2].hex()) == (case["digest"], case["offset"], case["data"])
+    for case in VECTORS["asks"]:
+        board = SimpleNamespace(_timer=SimpleNamespace())
+        next(ota.Ota._chunk(board, bytes.fromhex(case["digest"]), case["offset"], case["length"]))
+        assert board._ask.hex() == case["hex"]
+    for case in VECTORS["manifests"]:
+        found = [ota._file(line) for line in case["text"].splitlines(keepends=True)]
+        files = {path: (digest, size) for digest, size, path in found if digest}
+        contents = {path: bytes.fromhex(data) for path, data in case["files"].items()}
+        assert files == {path: (sha256(data).digest(), len(data)) for path, data in contents.items()}
+
+
+def test_reports_are_what_the_gateway_reads(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    board.start()
+    board.run(gateway)
+    first, fetching = gateway.reports[:2]
+    assert (first.running, first.state, first.platform) == (b"", wire_ota.IDLE, "linux")
+    assert (fetching.subject, fetching.number, fetching.state) == (NEW.id, 7, wire_ota.FETCHING)
