@@ -73,6 +73,30 @@ class Board(Protocol):
         ...
 
 
+class Buttons(Protocol):
+    """A board with buttons that can be pressed from here."""
+
+    async def press(self, button: str) -> None:
+        """Press and release one: `a` or `b`. Raises BoardError where there is no such button."""
+        ...
+
+
+class Pins(Protocol):
+    """A board of which it can be seen from here what it does."""
+
+    async def pin(self) -> bool:
+        """Whether its output is on."""
+        ...
+
+
+class Reset(Protocol):
+    """A board that can be started anew without a cut of its power."""
+
+    async def reset(self) -> None:
+        """Start its program anew."""
+        ...
+
+
 def firmware_folder() -> Path:
     """The folder that holds the MicroPython package; raises BoardError where it is not installed."""
     folder = Path(__file__).resolve().parent.parent / "firmware"

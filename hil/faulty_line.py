@@ -13,6 +13,8 @@ _CHUNK = 64
 _BACKLOG = 4096
 """Bytes under way each way; beyond these the sender has to wait."""
 _TICK = 0.01
+_GATHER = 0.003
+"""Seconds that an emulator gets to put its bytes together, each of which it writes by itself."""
 
 
 class FaultyLine(Faults):
@@ -63,7 +65,7 @@ class FaultyLine(Faults):
     def attach(self, fd: int) -> None:
         """The board's end is this descriptor, which does not block and stays its owner's."""
         self._board_end.close()
-        self._board_end.open(fd)
+        self._board_end.open(fd, _GATHER)
 
     def detach(self) -> None:
         """The board's end is gone, and what was under way to it."""
@@ -90,6 +92,7 @@ class _End:
         self.fd = -1
         self._line = line
         self._to_board = to_board
+        self._gather = 0.0
         self._loop = asyncio.get_running_loop()
         self._turn = InTurn(line, self._loop.time)
         self._held: list[asyncio.TimerHandle] = []
@@ -98,9 +101,23 @@ class _End:
         self._timer: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
 
-    def open(self, fd: int) -> None:
+    def open(self, fd: int, gather: float = 0) -> None:
+        """Read from this descriptor, `gather` seconds after something has come: for who writes byte by byte."""
         self.fd = fd
-        self._loop.add_reader(fd, self._read)
+        self._gather = gather
+        self._loop.add_reader(fd, self._readable)
+
+    def _readable(self) -> None:
+        if self._gather:
+            self._loop.remove_reader(self.fd)
+            self._pause = self._loop.call_later(self._gather, self._gathered, self.fd)
+        else:
+            self._read()
+
+    def _gathered(self, fd: int) -> None:
+        if fd == self.fd:
+            self._loop.add_reader(fd, self._readable)
+            self._read()
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -142,7 +159,7 @@ class _End:
 
     def _resume(self, fd: int) -> None:
         if fd == self.fd:
-            self._loop.add_reader(fd, self._read)
+            self._loop.add_reader(fd, self._readable)
 
     @property
     def full(self) -> bool:

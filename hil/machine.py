@@ -7,14 +7,12 @@ The folder is the board's whole file system: its `main.py` runs with `/lib` to i
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-_PR_SET_PDEATHSIG = 1
+from hil.tied import die_with
 
 _BOOT = """
 import os, sys
@@ -36,19 +34,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path, help="the board's file system")
     options = parser.parse_args(arguments)
     if options.parent:
-        _die_with(options.parent)
+        die_with(options.parent)
     if options.machine == "wasi":
         from hil.wasi_machine import run  # loads wasmtime, which the other kind does not need
 
         return run(options.folder, options.heap, options.script)
     return _run_unix(options.folder, options.heap, options.script)
-
-
-def _die_with(parent: int) -> None:
-    """A board must not outlive a test or a demo that was killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
-        sys.exit(1)
 
 
 def _run_unix(folder: Path, heap: str, script: str) -> NoReturn:

@@ -1,0 +1,169 @@
+"""A micro:bit in QEMU: a Cortex-M0 with 16 KB of RAM, MicroPython 1.9.2, its UART, its buttons and its pins."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from hil.board import BoardConfig, BoardError, firmware_folder
+from hil.faulty_line import FaultyLine
+from hil.journal import BoardJournal
+from hil.microbit import FIRMWARE, INLINED, KNOWN, image
+from hil.subset import Subset, take
+
+EMULATOR = "qemu-system-arm"
+_BUTTONS = {"a": 17, "b": 26}
+"""Pins of the buttons; low is pressed."""
+_PRESSED = 0.3
+"""Seconds that a button is held: it is looked at every 6 ms of a machine that may have other things to do."""
+_OUTPUTS = 0x50000504
+"""The register of what the pins are set to."""
+_PIN0 = 1 << 3
+_ANSWER_TIMEOUT = 20.0
+_STOP_TIMEOUT = 5.0
+
+
+class QemuBoard:
+    """One board on a serial line; `folder` holds its image and what the emulator says."""
+
+    def __init__(self, folder: Path, config: BoardConfig, line: FaultyLine) -> None:
+        """`line` has no terminal at the board's end. Of the settings, `period_ms` is known."""
+        self.folder = folder
+        self.config = config
+        self._line = line
+        self._process: asyncio.subprocess.Process | None = None
+        self._uart: socket.socket | None = None
+        self._test: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @property
+    def device(self) -> str:
+        """Its device id."""
+        return self.config.device
+
+    @property
+    def running(self) -> bool:
+        """Whether the emulator runs."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Power on. Raises BoardError."""
+        if self.running:
+            raise BoardError(f"board '{self.device}' is running already")
+        why = missing()
+        if why:
+            raise BoardError(why, hint="sudo apt install qemu-system-arm firmware-microbit-micropython")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        hexfile = self.folder / "microbit.hex"
+        period = self.config.settings.get("period_ms", 1000)
+        hexfile.write_text(image(FIRMWARE.read_text(), program(self.device, period).pieces))
+        ours, theirs = socket.socketpair()
+        test, tested = socket.socketpair()
+        command = [EMULATOR, "-M", "microbit", "-nographic", "-monitor", "none", "-nodefaults"]
+        command += ["-chardev", f"socket,id=uart,fd={theirs.fileno()}", "-serial", "chardev:uart"]
+        command += [
+            "-chardev",
+            f"socket,id=qtest,fd={tested.fileno()}",
+            "-qtest",
+            "chardev:qtest",
+            "-qtest-log",
+            "none",
+        ]
+        command += ["-device", f"loader,file={hexfile}"]
+        with theirs, tested, (self.folder / "board.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *[sys.executable, "-m", "hil.tied", str(os.getpid()), *command],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), tested.fileno()),
+                start_new_session=True,
+            )
+        ours.setblocking(False)
+        self._uart = ours
+        self._test = await asyncio.open_connection(sock=test)
+        self._line.attach(ours.fileno())
+        await self.pin()  # it answers, so it runs
+
+    async def stop(self) -> None:
+        """Power off: the board has no way to be told before."""
+        await self.kill()
+
+    async def kill(self) -> None:
+        """Cut the power."""
+        process = self._process
+        if process is None or self._uart is None:
+            return
+        self._line.detach()
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        self._uart.close()
+        self._uart = None
+        if self._test is not None:
+            self._test[1].close()
+            with suppress(OSError):
+                await self._test[1].wait_closed()
+
+    async def reset(self) -> None:
+        """Start the program anew."""
+        await self.kill()
+        await self.start()
+
+    async def press(self, button: str) -> None:
+        """Press and release a button: `a` or `b`."""
+        if button not in _BUTTONS:
+            raise BoardError(f"a micro:bit has no button '{button}'", hint="Its buttons are a and b.")
+        # Released first: an input that nothing was said about yet reads low, as if pressed.
+        for level in (1, 0, 1):
+            await self._ask(f"set_irq_in /machine/nrf51 unnamed-gpio-in {_BUTTONS[button]} {level}")
+            await asyncio.sleep(_PRESSED)
+
+    async def pin(self) -> bool:
+        """Whether pin 0 is on."""
+        return bool(int(await self._ask(f"readl {_OUTPUTS}"), 16) & _PIN0)
+
+    def logs(self) -> str:
+        """What the emulator has said; what the board prints goes out on its line, to the gateway's log."""
+        try:
+            return (self.folder / "board.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def journal(self, *, last_start: bool = False) -> BoardJournal:
+        """Nothing: this board has no room to write down what it did."""
+        return BoardJournal()
+
+    async def _ask(self, question: str) -> str:
+        if self._test is None or not self.running:
+            raise BoardError(f"board '{self.device}' has no power")
+        reader, writer = self._test
+        writer.write(question.encode() + b"\n")
+        while True:
+            line = (await asyncio.wait_for(reader.readline(), _ANSWER_TIMEOUT)).decode().strip()
+            if not line:
+                raise BoardError(f"the emulator has ended: {self.logs()[-500:].strip()}")
+            if line.startswith("OK"):
+                return line[2:].strip()
+            if not line.startswith("IRQ"):
+                raise BoardError(f"the emulator does not understand '{question}': {line}")
+
+
+def program(device: str, period_ms: object) -> Subset:
+    """What runs on the board: `firmware/boards/microbit/main.py` with what it needs of `edge_device`."""
+    folder = firmware_folder()
+    source = (folder / "boards" / "microbit" / "main.py").read_text()
+    return take(folder / "edge_device", source, {**KNOWN, "DEVICE": device, "PERIOD": period_ms}, INLINED)
+
+
+def missing() -> str:
+    """What this machine lacks to run such a board; empty where it lacks nothing."""
+    if shutil.which(EMULATOR) is None:
+        return f"{EMULATOR} is not installed (Debian package qemu-system-arm)"
+    if not FIRMWARE.is_file():
+        return f"there is no {FIRMWARE} (Debian package firmware-microbit-micropython)"
+    return ""
