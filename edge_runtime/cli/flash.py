@@ -130,14 +130,14 @@ def flash(
                 secret, done.key = made.key, made.how
             form = {"device": device, "key": secret, **form, "settings": own}
             done.written += prompt.copy([plan.settings_file(form)], prompt.look([plan.SETTINGS]))
-            head = client.status().head if status is not None else 0
+            before = client.status() if status is not None else None
             prompt.reset()
-            if wait and status is not None:
+            if wait and before is not None:
                 # On a serial link the port is the gateway's from now on.
                 with Ear(None if link == "serial" else bench.port) as ear:
                     ear.listen()
                     steps.show("First event", None)
-                    first = first_event(client, device, head, wait, ear)
+                    first = first_event(client, device, before, wait, ear)
                 done.event, done.seconds = first.line.id, round(first.seconds, 2)
     if as_json:
         print_json(done)

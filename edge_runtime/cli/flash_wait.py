@@ -11,7 +11,7 @@ from types import TracebackType
 
 from devices.flash.errors import FlashError
 from edge_runtime.planes.client import Client
-from edge_runtime.planes.messages import Line
+from edge_runtime.planes.messages import Line, Status
 
 _POLL = 0.3
 _TAIL = 4096
@@ -66,10 +66,10 @@ class First:
     seconds: float
 
 
-def first_event(client: Client, device: str, after: int, seconds: float, ear: Ear) -> First:
-    """The first event of a device behind a record of the journal. Raises FlashError, which says what is the matter."""
+def first_event(client: Client, device: str, before: Status, seconds: float, ear: Ear) -> First:
+    """The first event of a device since its start, `before` which the gateway was as it says. Raises FlashError."""
     started = time.monotonic()
-    refused = client.status().door.failed_logins
+    after = before.head
     while time.monotonic() - started < seconds:
         for line in client.tail(after, follow=False):
             after = max(after, line.offset)
@@ -77,7 +77,8 @@ def first_event(client: Client, device: str, after: int, seconds: float, ear: Ea
                 return First(line, time.monotonic() - started)
         ear.listen()
         time.sleep(_POLL)
-    raise _none(client, device, seconds, client.status().door.failed_logins - refused, ear.said)
+    refused = client.status().door.failed_logins - before.door.failed_logins
+    raise _none(client, device, seconds, refused, ear.said)
 
 
 def _none(client: Client, device: str, seconds: float, refused: int, said: list[str]) -> FlashError:
