@@ -45,6 +45,9 @@ class Cell:
 class Time(Protocol):
     """What a shape has to know of the watermark."""
 
+    before: int
+    """The watermark is before this; `NEVER` where that is not known."""
+
     def at(self, now: int) -> int:
         """The watermark."""
         ...

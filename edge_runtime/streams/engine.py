@@ -83,7 +83,8 @@ class Windows:
         self._keys = 0
         """How many there are, in memory and stored."""
         self._now = 0
-        self._wanted = NEVER
+        self.before = NEVER
+        """What is due next, which the watermark has not come to; `NEVER` if nothing is, or if it has."""
         self._head: list[Any] | None = None
         """The head, as long as what it names is not yet in memory."""
         self._parts: dict[str, Any] = {}
@@ -180,9 +181,9 @@ class Windows:
         for deadline, key in self._shaped.registered:
             self._due.add(deadline, key)
         self._shaped.registered.clear()
-        if self._due.first < self._wanted:
-            self._wanted = self._due.first
-            self._marks.want(self._wanted, now)
+        if self._due.first < self.before and not self._behind:
+            self.before = self._due.first
+            self._marks.want(self.before, now)
 
     def _pass(self, now: int, index: int) -> None:
         """Go through what processing time has come to, in its order, however large the step from the last event."""
@@ -202,8 +203,8 @@ class Windows:
     def _advance(self, now: int, index: int) -> None:
         """Deal with what the watermark has come to; with a part of it, where it is much."""
         due, shaped = self._due, self._shaped
-        watermark = self._marks.at(now)
-        while due.first <= watermark and self._over < MOST:
+        watermark, times = self._marks.at(now), due.times
+        while times and times[0] <= watermark and self._over < MOST:
             deadline, key = due.pop()
             cell = self._looked_at(key)
             if cell is None:
@@ -221,8 +222,8 @@ class Windows:
                 shaped.registered.clear()
         self._behind = due.first <= watermark
         due.settle(watermark)
-        self._wanted = due.first
-        self._marks.want(self._wanted, now)
+        self.before = NEVER if self._behind else due.first
+        self._marks.want(due.first, now)
 
     def _looked_at(self, key: str) -> Cell | None:
         self._over += 1
@@ -286,9 +287,7 @@ class Windows:
             else:
                 index = self._due if name.startswith(_DUE) else self._timers
                 index.load(name, _required(name, dumped))
-        if self._due.first < self._wanted:
-            self._wanted = self._due.first
-            self._marks.want(self._wanted, self._now)
+        self._register(self._now)
 
     def _missing(self) -> list[str]:
         return [HEAD] if self._head is None else [name for name, part in self._parts.items() if part is None]
@@ -316,8 +315,7 @@ class Windows:
                 for name, part in self._parts.items():
                     if name.startswith(prefix):
                         index.load(name, part)
-            self._wanted = self._due.first
-            self._marks.want(self._wanted, self._now)
+            self._register(self._now)
             self._parts.clear()
             self._ready = True
 

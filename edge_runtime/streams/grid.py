@@ -8,7 +8,7 @@ from edge_runtime.events import Event
 from edge_runtime.streams.cells import Cell, Shaped, Slice, Time
 from edge_runtime.streams.compute import Compute, States
 from edge_runtime.streams.triggers import Open, Triggers
-from edge_runtime.streams.watermarks import NEVER
+from edge_runtime.streams.watermarks import BEGINNING, NEVER
 from edge_runtime.streams.windows import SlidingWindows, WindowFunction
 
 
@@ -34,7 +34,8 @@ class Grid(Shaped):
                 self._added(cell, window, time, index, now)
             return
         spans = self._assign(time)
-        watermark = marks.at(now)
+        # Without a look at the watermark where it cannot matter: in most cases.
+        watermark = marks.at(now) if not spans or spans[0][1] < marks.before else BEGINNING
         window = None
         for start, end in spans:
             window = cell.windows.get(start)
@@ -116,7 +117,7 @@ class Sliced(Grid):
             self._feed(part.states, event, time)
             return
         spans = self._assign(time)
-        watermark = marks.at(now)
+        watermark = marks.at(now) if not spans or spans[0][1] < marks.before else BEGINNING
         alive = [span for span in spans if span[1] + self._lateness > watermark]
         if not alive:
             if spans:

@@ -6,6 +6,7 @@ from edge_runtime.events import Event
 from edge_runtime.streams.cells import Cell, Shaped, Time
 from edge_runtime.streams.compute import Compute
 from edge_runtime.streams.triggers import Open, Triggers
+from edge_runtime.streams.watermarks import BEGINNING
 from edge_runtime.streams.windows import SessionWindows
 
 
@@ -25,7 +26,9 @@ class Sessions(Shaped):
         """Add an event to the session that it belongs to, makes, or makes out of several."""
         session: Open | None = cell.last
         if session is None or session.closed or not session.start <= time < session.end:
-            session = self._joined(cell, time, index, marks.at(now))
+            # Without a look at the watermark where it cannot matter: in most cases.
+            watermark = marks.at(now) if time + self._gap < marks.before else BEGINNING
+            session = self._joined(cell, time, index, watermark)
             if session is None:
                 return
         elif time + self._gap > session.end:
