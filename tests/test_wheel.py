@@ -25,6 +25,16 @@ def test_a_wheel_carries_its_guests_and_builds_nothing(tmp_path: Path) -> None:
         wheel.extractall(installed)
     assert {"edge/testing.py", "edge_runtime/journal/sqlite/schema/1.sql", "edge/py.typed"} < names
     assert not [name for name in names if name.startswith(("tests/", "bench/", "tools/")) or name.endswith(".cwasm")]
+    tracked = subprocess.check_output(["git", "ls-files", "firmware"], cwd=ROOT, text=True).split()
+    firmware = {f"devices/{name}" for name in tracked if name.endswith(".py") and (ROOT / name).exists()}
+    assert "devices/firmware/edge_device/core.py" in firmware
+    assert firmware < names
+    flashed = "from devices.flash import plan; print(plan.firmware_folder()); print(len(plan.files({\"main.py\": b\"\"})))"
+    found = subprocess.check_output(
+        [sys.executable, "-c", flashed], cwd=tmp_path, env={"PYTHONPATH": str(installed)}, text=True
+    ).split()
+    assert found[0] == str(installed / "devices/firmware")
+    assert int(found[1]) > 15
     # In front of the checkout, and with nothing on the PATH that could build.
     environment = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "/nowhere"}
     said = subprocess.run(

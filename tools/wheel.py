@@ -31,6 +31,8 @@ def wheel(folder: Path) -> Path:
                 target = Path(copy, name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, target)
+        # `edge flash` takes it from here; in a clone it lies beside the package.
+        shutil.copytree(Path(copy, "firmware"), Path(copy, "devices/firmware"))
         for place, guest in guests.items():
             shutil.copyfile(guest, Path(copy, "edge_runtime/functions", place, "guest.wasm"))
         options = ["--disable-pip-version-check", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
