@@ -211,9 +211,19 @@ class Registry:
     # Changes
 
     async def add(
-        self, device: str, *, profile: str = PROFILES[0], tags: dict[str, str] | None = None, token: bool = True
+        self,
+        device: str,
+        *,
+        profile: str = PROFILES[0],
+        tags: dict[str, str] | None = None,
+        token: bool = True,
+        pem: str = "",
     ) -> str:
-        """Add a device and return its token, which cannot be had a second time; without `token` it has no key yet."""
+        """Add a device and return its token, which cannot be had a second time.
+
+        With `pem`, a public key, it has that one and no token; without `token` either it has no key yet.
+        """
+        public = jwt.read_public_key(pem) if pem else None
         check_id(device)
         check_profile(profile)
         check_tags(tags or {})
@@ -225,7 +235,8 @@ class Registry:
                 )
             now = self._clock.now()
             text, digest = new_key()
-            first = [Key("1", TOKEN, digest, now)] if token else []
+            token = token and public is None
+            first = [Key("1", *public, now)] if public else [Key("1", TOKEN, digest, now)] if token else []
             await self._store(Device(device, b"", now, False, first, tags or {}, profile))
         return text if token else ""
 

@@ -161,6 +161,8 @@ class Http(msgspec.Struct, frozen=True):
     """Address and port, such as `127.0.0.1:8080`; empty for no such door."""
     insecure: bool = False
     """Let it listen on an address that others can reach, though tokens and contents cross the network in the clear."""
+    tls: bool = False
+    """Speak HTTPS, with the certificate of the MQTT door: `mqtt.certificate`, or that of the gateway's own CA."""
     timeout: Annotated[int, _duration(10_000, 600 * 10**6)] = 10_000_000
     """How long a request waits for its function; then it is answered with 202, and the function goes on."""
     max_body: Annotated[int, _size(0, 1 << 20)] = 256 << 10
@@ -307,6 +309,42 @@ _KIND = Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 _YEAR = 366 * 86_400_000_000
 
 
+_Patterns = Annotated[
+    tuple[Annotated[str, Meta(min_length=1, max_length=128)], ...],
+    Meta(max_length=256, description='a list of ids or patterns of them, such as ["gh-*"]'),
+]
+
+
+class PaceSettings(msgspec.Struct, frozen=True):
+    """How fast some devices may send. The first such table that a device fits stands in the place of [admission]."""
+
+    devices: _Patterns = ()
+    """Ids of devices, `*` and `?` stand for any letters and for one; without any: all devices."""
+    tags: Annotated[dict[str, str], Meta(max_length=16)] = {}
+    """Tags that a device must have, all of them."""
+    rate: Annotated[float, Meta(ge=0, le=1_000_000)] = 1000
+    """Messages a second in the long run; 0 for no limit."""
+    bytes: Annotated[int, _size(0, 1 << 40)] = 4 << 20
+    """Bytes a second in the long run; 0 for no limit."""
+    burst: Annotated[int, _duration(10**6, 3600 * 10**6)] = 5_000_000
+    """What may come at once after a silence: as much as in so long a time."""
+
+
+class ControlSettings(msgspec.Struct, frozen=True):
+    """A command that Home Assistant offers for some devices: a button, or with `off` a switch."""
+
+    command: Annotated[str, _KIND]
+    """The command's name."""
+    devices: _Patterns = ()
+    """Ids of devices, `*` and `?` stand for any letters and for one; without any: all devices."""
+    on: Annotated[str, Meta(max_length=4096)] = "null"
+    """The arguments, in JSON, with which a button, or a switch that is turned on, sends it."""
+    off: Annotated[str, Meta(max_length=4096)] = ""
+    """The same for a switch that is turned off; empty for a button."""
+    state: Annotated[str, Meta(max_length=130)] = ""
+    """For a switch: `kind.field`, the true-or-false field of an event that tells its state; empty to guess it."""
+
+
 class StreamSettings(msgspec.Struct, frozen=True):
     """A computation over events without any code: windows where there is `compute`, else the steps alone."""
 
@@ -429,6 +467,8 @@ class Config(msgspec.Struct, frozen=True):
     schemas: dict[str, SchemaSettings] = {}
     serial: dict[str, SerialSettings] = {}
     streams: dict[str, StreamSettings] = {}
+    pace: dict[str, PaceSettings] = {}
+    controls: dict[str, ControlSettings] = {}
     apps: dict[str, AppSettings] = {}
     targets: dict[str, HttpCloudEvents] = {}
 
@@ -512,11 +552,13 @@ class _Reader:
             values.setdefault("data", self._folder(str(Gateway().data)))
         elif kind is Config:
             values.setdefault("gateway", self.struct({}, Gateway, "gateway"))
+            if values.get("controls") and "attach" in values and values["attach"].url:
+                hint = "Commands do not go through an attached broker: have Home Assistant connect to this gateway."
+                raise self._error("controls", "cannot be offered at the broker of attach.url", hint)
         elif kind is Mqtt:
             self._check_mqtt(kind(**values))
-        elif kind is Http and values.get("listen") and not values.get("insecure") and not _loopback(values["listen"]):
-            hint = "Put a TLS proxy before it, or set http.insecure = true where the network is your own."
-            raise self._error("http.listen", "is an address that others can reach, without TLS", hint)
+        elif kind is Http:
+            self._check_http(kind(**values))
         return kind(**values)
 
     def _check_mqtt(self, mqtt: Mqtt) -> None:
@@ -528,6 +570,11 @@ class _Reader:
         if bool(mqtt.certificate) != bool(mqtt.key):
             missing = "mqtt.key" if mqtt.certificate else "mqtt.certificate"
             raise self._error(missing, "is missing: a certificate needs its key, and a key its certificate")
+
+    def _check_http(self, http: Http) -> None:
+        if http.listen and not http.tls and not http.insecure and not _loopback(http.listen):
+            hint = "Set http.tls = true, or http.insecure = true behind a TLS proxy or on a network of your own."
+            raise self._error("http.listen", "is an address that others can reach, without TLS", hint)
 
     def _value(self, raw: Any, kind: Any, where: str) -> Any:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -601,6 +648,21 @@ class _Reader:
     def _streams(self, raw: Any, where: str) -> dict[str, StreamSettings]:
         return self._named(raw, where, StreamSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
 
+    def _pace(self, raw: Any, where: str) -> dict[str, PaceSettings]:
+        return self._named(raw, where, PaceSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
+
+    def _controls(self, raw: Any, where: str) -> dict[str, ControlSettings]:
+        found = self._named(raw, where, ControlSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
+        for name, control in found.items():
+            for setting in ("on", "off"):
+                try:
+                    json.loads(getattr(control, setting) or "null")
+                except ValueError:
+                    raise self._error(f"{where}.{name}.{setting}", "is no JSON") from None
+            if control.state and (not control.off or not all(control.state.rpartition("."))):
+                raise self._error(f"{where}.{name}.state", "is for switches: expected kind.field, and 'off'")
+        return found
+
     def _own_mappings(self, raw: Any, where: str) -> dict[str, MappingSettings]:
         return self._named(raw, where, MappingSettings, r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "NAME")
 
@@ -618,6 +680,8 @@ class _Reader:
         "schemas": _schemas,
         "serial": _serial,
         "streams": _streams,
+        "pace": _pace,
+        "controls": _controls,
         "mappings.own": _own_mappings,
     }
 
@@ -755,15 +819,18 @@ def _tables() -> list[tuple[str, type[msgspec.Struct]]]:
     tables = [(field.name, field.type) for field in fields if field.name not in _NAMED]
     named = [("mappings.own.NAME", MappingSettings), ("schemas.KIND", SchemaSettings), ("apps.NAME", AppSettings)]
     named[2:2] = [("serial.NAME", SerialSettings), ("streams.NAME", StreamSettings)]
+    named[0:0] = [("pace.NAME", PaceSettings), ("controls.NAME", ControlSettings)]
     return [*tables, *named, *(("targets.NAME", kind) for kind in TARGETS.values())]
 
 
-_NAMED = ("schemas", "serial", "streams", "apps", "targets")
+_NAMED = ("schemas", "serial", "streams", "pace", "controls", "apps", "targets")
 _EXAMPLES = {
     "mappings.own.NAME": "mappings.own.shelly",
     "schemas.KIND": "schemas.climate",
     "serial.NAME": "serial.boards",
     "streams.NAME": "streams.minute",
+    "pace.NAME": "pace.loggers",
+    "controls.NAME": "controls.fan",
     "apps.NAME": "apps.greenhouse",
     "targets.NAME": "targets.cloud",
 }
@@ -772,6 +839,7 @@ _EXAMPLE_VALUES = {
     "kind": '"power"',
     "file": '"climate.schema.json"',
     "emit": '"power.minute"',
+    "command": '"fan"',
 }
 
 

@@ -9,6 +9,7 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,7 @@ from edge_runtime.functions.stats import AppStats
 from edge_runtime.grants import Grants
 from edge_runtime.ingress import schemas
 from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.allowances import PaceRule, allowance_of
 from edge_runtime.ingress.announce import Announcer
 from edge_runtime.ingress.apps import Apps, figures
 from edge_runtime.ingress.attach import Attachment, Broker
@@ -53,7 +55,7 @@ from edge_runtime.ingress.dialects import Dialects
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
-from edge_runtime.ingress.homeassistant import HomeAssistant
+from edge_runtime.ingress.homeassistant import Control, HomeAssistant
 from edge_runtime.ingress.http import DeviceHttp
 from edge_runtime.ingress.iotcore import Names
 from edge_runtime.ingress.iotcore_connection import Profile
@@ -67,7 +69,7 @@ from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.ingress.tls import Certificates
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Usage
-from edge_runtime.journal.records import DeadLetter, Stored
+from edge_runtime.journal.records import DeadLetter, Device, Stored
 from edge_runtime.journal.retention import Retention
 from edge_runtime.journal.sqlite.client import SqliteJournal
 from edge_runtime.manifest import AnyTrigger, Endpoint, Manifest, Route, Schedule, StreamTrigger
@@ -132,6 +134,7 @@ class Gateway:
         """How full the journal was when it was last told the time."""
         self._started = clock.now()
         self._certificate_due = 0
+        self._tls: Certificates | None = None
 
     @classmethod
     async def start(
@@ -182,12 +185,14 @@ class Gateway:
         self.authority = Authority(config.authority)
         orders = await Orders.open(self.journal, self.registry, clock)
         allowed = Allowance(config.admission.rate, config.admission.bytes, config.admission.burst)
+        pace = Pace(clock, allowance_of(_pace_rules(config), allowed, self._tags_of))
+        self.journal.listen(partial(_look_again, pace), events=False)
         admission = self.admission = await Admission.open(
             self.journal,
             self.registry,
             clock,
             _security.warning,
-            pace=Pace(clock, lambda _device: allowed),
+            pace=pace,
             skews=Skews(config.admission.clock_skew),
             schemas=schemas.load({kind: settings.file for kind, settings in config.schemas.items()}),
         )
@@ -321,17 +326,28 @@ class Gateway:
             stack.push_async_callback(self.attachment.stop)
         if config.attach.discovery:
             publish = self.attachment.publish if self.attachment is not None else self.mqtt_users.broker.tell
-            assistant = HomeAssistant(config.attach.discovery, config.gateway.name, self.registry, publish)
+            controls = [
+                Control(name, some.command, some.devices, some.on, some.off, some.state)
+                for name, some in config.controls.items()
+            ]
+            name = config.gateway.name
+            assistant = HomeAssistant(config.attach.discovery, name, self.registry, publish, controls)
             self.journal.listen(assistant.hear)
+            for known in self.registry.list():
+                assistant.offer(known.id)
+        elif config.controls:
+            _log.warning("the [controls] of edge.toml are offered to nobody: attach.discovery is empty")
         if config.gateway.announce:
             await self._announce(stack)
         self.http_port = 0
         if config.http.listen and config.http.devices:
             self._let_devices_in(admission, iotcore, stamps)
         if config.http.listen:
-            self.http_port = await self.endpoints.start(config.http.host, config.http.port)
+            tls = self._certificates("HTTP") if config.http.tls else None
+            self.http_port = await self.endpoints.start(config.http.host, config.http.port, tls)
             stack.push_async_callback(self.endpoints.stop)
-            _log.info("apps answer requests to http://%s:%d/apps/", config.http.host, self.http_port)
+            scheme = "https" if config.http.tls else "http"
+            _log.info("apps answer requests to %s://%s:%d/apps/", scheme, config.http.host, self.http_port)
         for work in (
             self.flows.run,
             self.outbox.run,
@@ -364,30 +380,31 @@ class Gateway:
     async def _open_more_of_mqtt(self) -> None:
         """Listen on the MQTT door's addresses with TLS, and on those for WebSocket."""
         mqtt = self.config.mqtt
-        tls: Certificates | None = None
         for setting, host, port, secured, websocket in mqtt.others:
-            if secured and tls is None:
-                tls = self._certificates()
-            used = tls if secured else None
+            used = self._certificates("MQTT") if secured else None
             bound = await self.door.listen(host, port, tls=used, websocket=websocket, setting=setting)
             scheme = ("wss" if secured else "ws") if websocket else "mqtts"
             self.mqtt_more.append(f"{scheme}://{host}:{bound}")
             self.tls_port = bound if scheme == "mqtts" else self.tls_port
             _log.info("the MQTT door also listens on %s", self.mqtt_more[-1])
 
-    def _certificates(self) -> Certificates:
+    def _certificates(self, what: str) -> Certificates:
+        """The same for all doors."""
+        if self._tls is not None:
+            return self._tls
         mqtt, authority = self.config.mqtt, self.authority
         if not mqtt.certificate and not authority.exists:
             raise EdgeError(
-                "MQTT with TLS needs a certificate, and this gateway has none",
+                f"{what} with TLS needs a certificate, and this gateway has none",
                 hint="'edge init --lan' makes a CA and a certificate; 'mqtt.certificate' and 'mqtt.key' name others.",
             )
         own_ca = authority.certificate if authority.exists else None
-        return Certificates(
+        self._tls = Certificates(
             Path(mqtt.certificate) if mqtt.certificate else authority.server_certificate,
             Path(mqtt.key) if mqtt.key else authority.server_key,
             Path(mqtt.client_ca) if mqtt.client_ca else own_ca,
         )
+        return self._tls
 
     async def _announce(self, stack: contextlib.AsyncExitStack) -> None:
         name, tls = self.config.gateway.name, bool(self.tls_port)
@@ -424,6 +441,8 @@ class Gateway:
                 _log.warning("the journal could not be kept in order: %s", error)
             await self._remember_seen()
             await self._renew_certificate()
+            if self._tls is not None and (said := self._tls.reload()):
+                _log.warning("%s", said)
             for said in await self.admission.keep():
                 _log.warning("%s", said)
             await self._clock.sleep(TICK)
@@ -714,6 +733,19 @@ def _dialects(config: Config, admission: Admission) -> Dialects | None:
         return None
     # A boot of its own: these messages have no identity, and are numbered apart from all others.
     return Dialects(mapper(config.mappings.use, own), admission, Stamps(secrets.token_bytes(8)), _log.warning)
+
+
+def _pace_rules(config: Config) -> list[PaceRule]:
+    return [
+        PaceRule(some.devices, some.tags, Allowance(some.rate, some.bytes, some.burst)) for some in config.pace.values()
+    ]
+
+
+def _look_again(pace: Pace, stored: Sequence[Stored]) -> None:
+    """Devices with other tags may have another pace."""
+    for item in stored:
+        if type(item.record) is Device:
+            pace.changed(item.record.id)
 
 
 def _retention(settings: Journal) -> Retention:

@@ -146,6 +146,8 @@ def test_the_template_shows_the_defaults_and_nothing_else(tmp_path: Path) -> Non
     assert everything.targets.pop("cloud") == config.HttpCloudEvents("http-cloudevents", "https://example.org/on-event")
     assert everything.serial.pop("boards") == config.SerialSettings()
     assert everything.apps.pop("greenhouse") == config.AppSettings()
+    assert everything.pace.pop("loggers") == config.PaceSettings()
+    assert everything.controls.pop("fan") == config.ControlSettings("fan")
     assert everything.streams.pop("minute") == config.StreamSettings("power", "power.minute")
     assert everything.schemas.pop("climate") == config.SchemaSettings(tmp_path / "climate.schema.json")
     own = everything.mappings.own.pop("shelly")
@@ -250,3 +252,48 @@ def test_what_is_wrong_about_admission_is_said(text: str, message: str) -> None:
         parse(text, FILE)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_paces_and_controls() -> None:
+    found = parse(
+        """
+        [attach]
+        discovery = "homeassistant"
+        [pace.cameras]
+        tags = { type = "camera" }
+        bytes = "32MiB"
+        [pace.loggers]
+        devices = ["log-*"]
+        rate = 10
+        [controls.fan]
+        command = "fan"
+        on = '{"on": true}'
+        off = '{"on": false}'
+        state = "status.fan"
+        """,
+        FILE,
+    )
+    assert found.pace["cameras"] == config.PaceSettings((), {"type": "camera"}, 1000, 32 << 20)
+    assert found.pace["loggers"].devices == ("log-*",)
+    assert found.controls["fan"].state == "status.fan"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[attach]\nurl = "mqtt://x"\ndiscovery = "h"\n[controls.fan]\ncommand = "fan"',
+            "'controls' cannot be offered at the broker of attach.url",
+        ),
+        ('[controls.fan]\ncommand = "fan"\non = "{"', "'controls.fan.on' is no JSON"),
+        ('[controls.fan]\ncommand = "fan"\nstate = "a.b"', "'controls.fan.state' is for switches"),
+        ('[controls.fan]\ncommand = "fan"\noff = "0"\nstate = "a"', "'controls.fan.state' is for switches"),
+        ("[pace.x]\ndevices = [1]", "'pace.x.devices' is a list: expected a list of ids or patterns of them"),
+        ('[pace."x y"]\nrate = 1', "'pace.x y' is not a name"),
+        ('[http]\nlisten = "0.0.0.0:80"', "'http.listen' is an address that others can reach, without TLS"),
+    ],
+)
+def test_paces_controls_and_addresses_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(text, FILE)
+    assert parse('[http]\nlisten = "0.0.0.0:443"\ntls = true', FILE).http.tls

@@ -48,7 +48,7 @@ def add(
         _check_files(files)
     ttl = _ttl(expires)
     if public_key is not None:
-        request = NewKey("public", _read(public_key), ttl)
+        request = NewKey("public", read_pem(public_key), ttl)
     else:
         request = NewKey("oscore" if oscore else "certificate" if certificate else "token", ttl=ttl)
     with connect(config_path) as client:
@@ -107,11 +107,15 @@ def _ttl(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]] * 1_000_000
 
 
-def _read(file: Path) -> str:
+def read_pem(file: Path) -> str:
+    """A key from a file, of a bounded length. Raises EdgeError."""
     try:
         with file.open("rb") as opened:
-            return opened.read(MAX_PEM + 1).decode()
+            text = opened.read(MAX_PEM + 1).decode()
     except OSError as error:
         raise EdgeError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise EdgeError(f"{file} is not text", hint="Give a public key in PEM form.") from None
+    if not text.strip():
+        raise EdgeError(f"{file} is empty", hint="Give a public key in PEM form.")
+    return text

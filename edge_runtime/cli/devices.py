@@ -42,14 +42,20 @@ def add(
     profile: Annotated[str, typer.Option(help="The contract it speaks: device or iotcore.")] = "device",
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="A tag; repeatable.")] = None,
     no_token: Annotated[bool, typer.Option("--no-token", help="No token: it gets a key of another type.")] = False,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A public key (PEM) in place of a token: it signs JWTs.")
+    ] = None,
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Register a device and show its key, this once."""
+    pem = "" if public_key is None else device_keys.read_pem(public_key)
     with connect(config_path) as client:
-        key = client.add_device(device, profile=profile, tags=_tags(tags or []), token=not no_token)
+        key = client.add_device(device, profile=profile, tags=_tags(tags or []), token=not no_token, pem=pem)
     if as_json:
         print_json(key)
+    elif public_key is not None:
+        out.print(f"Device [bold]{device}[/] added with the public key of {public_key}.")
     elif no_token:
         out.print(f"Device [bold]{device}[/] added. Give it a key: edge device key add {device} --public-key FILE")
     else:

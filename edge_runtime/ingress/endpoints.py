@@ -28,6 +28,7 @@ from edge_runtime.errors import EdgeError, StorageError
 from edge_runtime.events import GATEWAY, Event
 from edge_runtime.ingress.http_exchange import Others, Refused, as_json, cancelled, either, problem, read_body
 from edge_runtime.ingress.throttle import FailedLogins
+from edge_runtime.ingress.tls import Certificates
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Journal
 from edge_runtime.manifest import Endpoint, Manifest
@@ -111,8 +112,8 @@ class EndpointDoor:
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; answers the port. Raises EdgeError if that cannot be."""
+    async def start(self, host: str, port: int, tls: Certificates | None = None) -> int:
+        """Listen, with `tls` for HTTPS; answers the port. Raises EdgeError if that cannot be."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -140,6 +141,8 @@ class EndpointDoor:
             timeout_keep_alive=5,
             timeout_graceful_shutdown=1,
         )
+        config.load()
+        config.ssl = None if tls is None else tls.context  # uvicorn's own settings know nothing of new certificates
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http door")
         while not self._server.started and not self._serving.done():

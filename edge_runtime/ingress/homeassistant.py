@@ -1,7 +1,8 @@
 """Our devices in Home Assistant: its MQTT discovery, derived from the kinds and fields of the events that come.
 
 For each field of a registered device's events there is one retained message that describes an entity, and for each
-event one with its data, which the entity reads. Nothing is configured, and nothing comes back.
+event one with its data, which the entity reads. Which commands a device knows nobody can see: buttons and switches are
+named in the configuration, and what Home Assistant then publishes is a command as any program may give it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 import msgspec
 
 from edge_runtime.events import Event
+from edge_runtime.ingress.allowances import fits
 from edge_runtime.ingress.broker.devices import Known
-from edge_runtime.journal.records import Stored
+from edge_runtime.journal.records import Device, Stored
 
 MAX_ENTITIES = 5_000
 MAX_FIELDS = 64
@@ -41,11 +43,29 @@ Publish = Callable[[str, bytes, bool], bool]
 """Topic, payload, whether it is retained; False if it could not be sent."""
 
 
+class Control(msgspec.Struct, frozen=True):
+    """A command that is offered as a button, or as a switch."""
+
+    name: str
+    command: str
+    devices: Sequence[str] = ()
+    """As in `allowances.fits`."""
+    on: str = "null"
+    """The command's arguments in JSON."""
+    off: str = ""
+    """Of a switch, when it is turned off; empty for a button."""
+    state: str = ""
+    """`kind.field` by which the state of a switch is known."""
+
+
 class HomeAssistant:
     """Follows the journal and says what is new."""
 
-    def __init__(self, prefix: str, gateway: str, devices: Known, publish: Publish) -> None:
+    def __init__(
+        self, prefix: str, gateway: str, devices: Known, publish: Publish, controls: Sequence[Control] = ()
+    ) -> None:
         """`prefix` is Home Assistant's, usually `homeassistant`; `devices` are ours: others announce themselves."""
+        self._controls = controls
         self._prefix = prefix
         self._gateway = gateway
         self._devices = devices
@@ -56,8 +76,52 @@ class HomeAssistant:
         """As a listener of the journal."""
         for item in stored:
             event = item.record
-            if type(event) is Event and not event.quiet and not event.late and event.device in self._devices:
+            if type(event) is Device:
+                self.offer(event.id, gone=bool(event.removed))
+            elif type(event) is Event and not event.quiet and not event.late and event.device in self._devices:
                 self._tell(event)
+
+    def offer(self, device: str, *, gone: bool = False) -> None:
+        """Announce the controls of a device, or that there are none any more."""
+        for control in self._controls:
+            if not fits(device, control.devices):
+                continue
+            component = "switch" if control.off else "button"
+            topic = f"{self._prefix}/{component}/{_fit(f'edge_{device}')}/control_{_fit(control.name)}/config"
+            key = (device, "", control.name)
+            if gone and key in self._known and self._publish(topic, b"", True):
+                self._known.discard(key)
+            elif not gone and key not in self._known and len(self._known) < MAX_ENTITIES:
+                entity = msgspec.json.encode(self._control(device, control))
+                if self._publish(topic, entity, True):
+                    self._known.add(key)
+
+    def _control(self, device: str, control: Control) -> dict[str, Any]:
+        entity: dict[str, Any] = {
+            "name": control.name,
+            "unique_id": f"edge-{self._gateway}-{device}-control-{control.name}",
+            "command_topic": f"/devices/{device}/commands/{control.command}",
+            "qos": 1,
+            **self._about(device),
+        }
+        if not control.off:
+            return {**entity, "payload_press": control.on}
+        entity |= {"payload_on": control.on, "payload_off": control.off}
+        if control.state:
+            kind, _, field = control.state.rpartition(".")
+            entity |= {
+                "state_topic": f"edge/{self._gateway}/{device}/{kind}",
+                "value_template": f"{{{{ value_json['{field}'] | default('') }}}}",
+                "state_on": "True",
+                "state_off": "False",
+            }
+        return entity
+
+    def _about(self, device: str) -> dict[str, Any]:
+        return {
+            "device": {"identifiers": [f"edge-{self._gateway}-{device}"], "name": device},
+            "origin": {"name": "edge"},
+        }
 
     def _tell(self, event: Event) -> None:
         data = event.data if type(event.data) is dict else {"value": event.data}
@@ -82,8 +146,7 @@ class HomeAssistant:
             "state_topic": state_topic,
             # A field that is missing this time leaves the entity as it was.
             "value_template": f"{{{{ value_json['{name}'] | default(this.state) }}}}",
-            "device": {"identifiers": [f"edge-{self._gateway}-{device}"], "name": device},
-            "origin": {"name": "edge"},
+            **self._about(device),
         }
         if type(value) is bool:
             return "binary_sensor", {**entity, "payload_on": "True", "payload_off": "False"}

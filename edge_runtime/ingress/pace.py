@@ -86,6 +86,13 @@ class Pace:
         self.dropped[device] = self.dropped.get(device, 0) + 1
         return False
 
+    def changed(self, device: str) -> None:
+        """What the device may is another now; what it has sent stays counted."""
+        old = self._buckets.pop(device, None)
+        if old is not None:
+            new = self._of(device)
+            new.full, new.full_of_bytes = old.full, old.full_of_bytes
+
     def forget_full(self) -> None:
         """Let go of devices that have been silent for so long that nothing is known of them any more."""
         now = self._monotonic()

@@ -166,10 +166,16 @@ class Client:
         return self._ask("POST", "/trace", Trace, request, timeout=LONG)
 
     def add_device(
-        self, device: str, *, profile: str = "device", tags: dict[str, str] | None = None, token: bool = True
+        self,
+        device: str,
+        *,
+        profile: str = "device",
+        tags: dict[str, str] | None = None,
+        token: bool = True,
+        pem: str = "",
     ) -> DeviceKey:
-        """Register a device."""
-        return self._ask("POST", "/devices", DeviceKey, NewDevice(device, profile, tags or {}, token))
+        """Register a device, with a token or with the public key `pem`."""
+        return self._ask("POST", "/devices", DeviceKey, NewDevice(device, profile, tags or {}, token, pem))
 
     def rotate_key(self, device: str) -> DeviceKey:
         """Give a registered device a new token in place of its only one."""

@@ -34,6 +34,8 @@ class NewDevice(msgspec.Struct, forbid_unknown_fields=True):
     tags: dict[str, str] = {}
     token: bool = True
     """Whether it gets a token at once."""
+    pem: str = ""
+    """A public key that it gets at once, or a certificate whose public key it is; then no token."""
 
 
 class NewKey(msgspec.Struct, forbid_unknown_fields=True):
@@ -229,7 +231,9 @@ class Inventory:
     async def add(self, request: NewDevice) -> DeviceKey:
         """Register a device; its token, if it gets one, is shown this once."""
         self._check_free(request.device)
-        made = await self.registry.add(request.device, profile=request.profile, tags=request.tags, token=request.token)
+        made = await self.registry.add(
+            request.device, profile=request.profile, tags=request.tags, token=request.token, pem=request.pem
+        )
         return DeviceKey(request.device, made)
 
     async def rotate(self, device: str) -> DeviceKey:

@@ -92,6 +92,13 @@ def test_a_board_with_a_jwt_is_let_in_and_its_key_taken_over_by_a_token(gateway:
     security = (gateway.folder / "data/logs/security.jsonl").read_text()
     assert "its JWT is for another audience" in security
     assert good not in security
+    gateway.says("device", "add", "gh-one-step", "--profile", "iotcore", "--public-key", "public.pem")
+    shown = gateway.json("device", "show", "gh-one-step")
+    assert (shown["profile"], [key["type"] for key in shown["keys"]]) == ("iotcore", ["es256"])
+    (gateway.folder / "empty.pem").write_text("\n")
+    for wrong in ("empty.pem", "nowhere.pem", "edge.toml"):
+        assert gateway.edge("device", "add", "gh-none", "--public-key", wrong).returncode != 0
+    assert "gh-none" not in [row["device"] for row in gateway.json("device", "list")]
 
 
 def test_a_command_shows_its_reply_or_that_none_came(gateway: Gateway) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from edge_runtime.events import Event
 from edge_runtime.ingress import homeassistant
-from edge_runtime.ingress.homeassistant import HomeAssistant
-from edge_runtime.journal.records import Stored
+from edge_runtime.ingress.homeassistant import Control, HomeAssistant
+from edge_runtime.journal.records import Device, Stored
 
 
 class Broker:
@@ -18,7 +18,7 @@ class Broker:
 
     def publish(self, topic: str, payload: bytes, retain: bool) -> bool:
         if self.up:
-            self.sent.append((topic, json.loads(payload), retain))
+            self.sent.append((topic, json.loads(payload) if payload else None, retain))
         return self.up
 
 
@@ -78,3 +78,29 @@ def test_entities_are_bounded() -> None:
     assert sum(retain for _, _, retain in broker.sent) == homeassistant.MAX_ENTITIES
     house.hear(stored({f"g{n}": n for n in range(1000)}))
     assert len(broker.sent[-1][1]) == homeassistant.MAX_FIELDS
+
+
+def test_controls_are_offered_for_the_devices_they_fit_and_taken_back() -> None:
+    broker = Broker()
+    controls = [
+        Control("restart", "restart", ["gh.*"]),
+        Control("fan 1", "fan", [], '{"on":true}', '{"on":false}', "status.fan"),
+        Control("pump", "pump", ["other"]),
+    ]
+    house = HomeAssistant("homeassistant", "north", {"gh.1"}, broker.publish, controls)
+    broker.up = False
+    house.offer("gh.1")
+    broker.up = True
+    house.hear([Stored(0, Device("gh.1", b"", 1))])
+    house.hear([Stored(1, Device("gh.1", b"", 1, tags={"room": "a"}))])
+    (button_topic, button, kept), (switch_topic, switch, _) = broker.sent
+    assert kept
+    assert button_topic == "homeassistant/button/edge_gh_1/control_restart/config"
+    assert (button["command_topic"], button["payload_press"]) == ("/devices/gh.1/commands/restart", "null")
+    assert switch_topic == "homeassistant/switch/edge_gh_1/control_fan_1/config"
+    assert (json.loads(switch["payload_on"]), json.loads(switch["payload_off"])) == ({"on": True}, {"on": False})
+    assert switch["state_topic"] == "edge/north/gh.1/status"
+    assert (switch["state_on"], switch["state_off"]) == ("True", "False")
+    broker.sent.clear()
+    house.hear([Stored(2, Device("gh.1", b"", 1, removed=2))])
+    assert broker.sent == [(button_topic, None, True), (switch_topic, None, True)]

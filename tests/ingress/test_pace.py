@@ -17,6 +17,7 @@ from edge_runtime.errors import ConfigError
 from edge_runtime.events import Event
 from edge_runtime.ingress import boots, schemas, skew
 from edge_runtime.ingress.admission import Admission, Verdict
+from edge_runtime.ingress.allowances import PaceRule, allowance_of
 from edge_runtime.ingress.boots import Boots
 from edge_runtime.ingress.pace import SECOND, Allowance, Pace
 from edge_runtime.ingress.skew import Skews
@@ -290,3 +291,28 @@ def test_a_broken_schema_is_refused_with_file_and_line(tmp_path: Path, schema: o
 def test_a_schema_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         schemas.load({"climate": tmp_path / "none.json"})
+
+
+def test_the_first_rule_that_a_device_fits_counts_and_new_tags_at_once() -> None:
+    clock = ManualClock()
+    tags: dict[str, dict[str, str]] = {"cam-1": {"type": "camera"}}
+    rules = [
+        PaceRule((), {"type": "camera"}, Allowance(5, 0, SECOND)),
+        PaceRule(("log-*", "cam-?"), {}, Allowance(2, 0, SECOND)),
+    ]
+    find = allowance_of(rules, Allowance(1, 0, SECOND), lambda device: tags.get(device, {}))
+    found = {device: find(device).rate for device in ("cam-1", "cam-2", "cam-10", "log-", "Log-1")}
+    assert found == {"cam-1": 5, "cam-2": 2, "cam-10": 1, "log-": 2, "Log-1": 1}
+    pace = Pace(clock, find)
+
+    def sent() -> int:
+        return sum(pace.take("cam-2", 1) for _ in range(20))
+
+    assert sent() == 3
+    tags["cam-2"] = {"type": "camera", "room": "a"}
+    assert sent() == 0
+    pace.changed("cam-2")
+    assert not pace.take("cam-2", 1), "what was sent before stays counted"
+    clock.advance(2 * SECOND)
+    assert sent() == 6
+    pace.changed("never heard of")

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from edge_runtime import config
@@ -31,6 +32,11 @@ discovery = "homeassistant"
 [admission]
 rate = 20
 burst = "1s"
+[controls.fan]
+command = "fan"
+devices = ["valve-*"]
+on = '{"on": true}'
+off = '{"on": false}'
 """
 
 
@@ -100,6 +106,33 @@ async def test_a_flood_waits_and_the_others_do_not(tmp_path: Path) -> None:
         assert (rows["calm"].skew, gateway.status().skewed["flood"]) == (None, rows["flood"].skew)
         detail = await gateway.inventory.detail("flood")
         assert detail.skew == rows["flood"].skew
+    finally:
+        for each in clients:
+            each.close()
+        await gateway.stop()
+
+
+async def test_a_switch_in_home_assistant_is_a_command_for_the_board(tmp_path: Path) -> None:
+    gateway = await start(tmp_path, {"type": "object"})
+    clients: list[Client] = []
+    try:
+        key = (await gateway.add_device("valve-1")).key
+        await gateway.add_device("other")
+        rights = ["/devices/+/commands/#"], ["homeassistant/#"]
+        program = await client(gateway, "ha", await gateway.mqtt_users.add("ha", *rights))
+        board = await client(gateway, "valve-1", key)
+        clients += [program, board]
+        program.send(subscribe_packet(1, ("homeassistant/#", 0)))
+        board.send(subscribe_packet(1, ("/devices/valve-1/commands/#", 1)))
+        assert (await board.receive())[0] == 0x90
+        assert (await program.receive())[0] == 0x90
+        told = await program.receive()  # retained: there was nobody when it was announced
+        entity = json.loads(told[told.index(b"{") :])
+        program.send(mqtt.publish(entity["command_topic"], entity["payload_on"].encode(), qos=1, packet_id=3))
+        assert await program.receive() == mqtt.puback(3)
+        command = await board.receive()
+        assert b"/devices/valve-1/commands/fan" in command
+        assert cbor2.dumps({"on": True}) in command
     finally:
         for each in clients:
             each.close()

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +22,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from devices.authority import Authority
 from devices.twin import json_content
+from edge_runtime.clock import SystemClock
+from edge_runtime.errors import EdgeError
 from edge_runtime.ingress.admission import Verdict
 from edge_runtime.ingress.http import DeviceHttp
 from tests.ingress.mqtt_house import event_payload
@@ -325,3 +329,30 @@ async def test_kill_9_takes_nothing_away_that_was_answered_with_202(tmp_path: Pa
         assert numbers == sorted(set(numbers)), "an event is there twice, or out of order"
     finally:
         await gateway.kill()
+
+
+async def test_https_with_the_gateways_own_certificate(tmp_path: Path) -> None:
+    site = Site(tmp_path, EXTRA.replace("devices = true", "devices = true\ntls = true"))
+    with pytest.raises(EdgeError, match="HTTP with TLS needs a certificate"):
+        await site.start()
+    authority, now = Authority(site.config.authority), SystemClock().now()
+    authority.make("gateway", now)
+    authority.renew(["127.0.0.1"], now, look=True)
+    await site.start()
+    try:
+        key = await site.gateway.registry.add("d")
+        trust = ssl.create_default_context(cafile=authority.certificate)
+        where, headers = f"127.0.0.1:{site.gateway.http_port}", {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(verify=trust, timeout=30) as client:
+            answer = await client.post(f"https://{where}/devices/d/events/climate", json={"t": 1}, headers=headers)
+            assert answer.status_code == 202
+            with pytest.raises(httpx.TransportError):
+                await client.post(f"http://{where}/devices/d/events/climate", json={"t": 2}, headers=headers)
+        async with httpx.AsyncClient(timeout=30) as stranger:
+            with pytest.raises(httpx.ConnectError, match="certificate"):
+                await stranger.get(f"https://{where}/devices/d/config", headers=headers)
+        assert [line.data for line in await site.lines("event")] == [{"t": 1}]
+        status = site.gateway.status()
+        assert (status.http_door["messages"], status.http_door["acknowledged"], status.timers) == (1, 1, 0)
+    finally:
+        await site.stop()
