@@ -18,7 +18,7 @@ OPTIONS = {
 }
 
 
-_NAMES = ("device", "key", "host", "port", "link", "uart", "settings")
+_NAMES = ("device", "key", "host", "port", "link", "uart", "tls", "settings")
 
 
 class ConfigError(Exception):
@@ -37,6 +37,12 @@ class Link:
                 raise ConfigError(where + " has no '" + name + "'; write it anew with `edge flash`")
         self.host = _text(where, "host", form.get("host", "-"))
         self.port = _number(where, "port", form.get("port", 1), 1, 65535)
+        self.tls = form.get("tls")
+        if self.tls is not None:
+            from .tls import check
+
+            if self.kind != "mqtt" or not check(self.tls):
+                raise ConfigError(where + ': \'tls\' must be an object such as {"ca": "/ca.pem"}, of an MQTT link')
         self.uart = form.get("uart")
         if self.uart is not None and not (isinstance(self.uart, dict) and "id" in self.uart):
             raise ConfigError(where + ': \'uart\' must be an object such as {"id": 1, "baudrate": 115200}')
@@ -62,7 +68,7 @@ class Config:
                 form = self.links.form
         self.link = self.links.link if self.links else Link(form, where)
         for name in ("device", "key"):
-            if name not in form:
+            if name not in form and not (name == "key" and self.link.tls and "cert" in self.link.tls):
                 raise ConfigError(where + " has no '" + name + "'; write it anew with `edge flash`")
         for name, value in form.items():
             if name in OPTIONS:
@@ -81,7 +87,7 @@ class Config:
         except ValueError as error:
             raise ConfigError(where + ": " + str(error)) from None
         self.device = form["device"]
-        self.key = _text(where, "key", form["key"])
+        self.key = _text(where, "key", form.get("key", "-"))
 
 
 def _text(where, name, value):

@@ -1,4 +1,4 @@
-"""More than one plain link: several in an order, TLS, JWT in place of a token. Left out where none of it is used."""
+"""Several links in an order, and JWT in place of a token. Left out where neither is used."""
 
 from micropython import const
 
@@ -19,8 +19,8 @@ class Links:
     """Which link is used: each in its turn, the first again after a while. Times are milliseconds of uptime."""
 
     def __init__(self, form, where):
-        """Take `links`, `tls`, `jwt` and `prefer` from the settings; `form` is what is left of them."""
-        self.form = {name: form[name] for name in form if name not in ("links", "tls", "jwt", "prefer")}
+        """Take `links`, `jwt` and `prefer` from the settings; `form` is what is left of them."""
+        self.form = {name: form[name] for name in form if name not in ("links", "jwt", "prefer")}
         links = form.get("links")
         if links is None:
             links = [{name: form[name] for name in _PLACE if name in form}]
@@ -107,17 +107,4 @@ def _link(form, link, where):
     # What a link does not say for itself stands beside `links`, once for all of them.
     merged = {name: form[name] for name in ("host", "port") if name in form}
     merged.update(link)
-    made = Link(merged, where)
-    made.tls = tls = merged.get("tls")
-    if tls is not None:
-        good = isinstance(tls, dict) and "ca" in tls and made.kind == "mqtt" and ("cert" in tls) == ("key" in tls)
-        for name in tls if good else ():
-            good = good and name in ("ca", "name", "cert", "key", "since")
-            good = good and isinstance(tls[name], int if name == "since" else str)
-        if not good:
-            raise ConfigError(
-                where
-                + ": 'tls' must be an object such as {\"ca\": \"/ca.pem\"}, of an MQTT link; beside 'ca' it may have"
-                " 'name', 'since', 'cert' and 'key'"
-            )
-    return made
+    return Link(merged, where)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from asyncio import core as loop
 
 from micropython import const
 
@@ -30,14 +31,21 @@ class Shell:
 
     def __init__(self, core):
         self._core = core
-        self._transports = {}
+        # Made at once: what it loads is loaded before the heap is in pieces.
+        self._transports = {core.link: _transport(core.link, core.hal)}
         self._transport = None  # the one that is open
         self._task = None  # which opens it, and reads from it then
-        self._wake = asyncio.Event()
+        self._woken = False
+        self._sleeper = None
 
     def wake(self):
         """There is something to send: do not wait any longer."""
-        self._wake.set()
+        self._woken = True
+        if self._sleeper is not None:
+            # What asyncio.Event does; with that and wait_for, each sleep would make a task, and load two more modules.
+            loop._task_queue.remove(self._sleeper)
+            loop._task_queue.push(self._sleeper)
+            self._sleeper = None
 
     async def serve(self):
         """Run for ever."""
@@ -64,14 +72,15 @@ class Shell:
             self._close()
 
     async def _sleep(self, wait):
-        if wait > 0:
+        if wait > 0 and not self._woken:
+            self._sleeper = loop.cur_task
             try:
-                await asyncio.wait_for_ms(self._wake.wait(), wait)
-            except asyncio.TimeoutError:
-                pass
+                await asyncio.sleep_ms(wait)
+            finally:
+                self._sleeper = None
         else:
             await asyncio.sleep_ms(0)  # always a chance for the other tasks
-        self._wake.clear()
+        self._woken = False
 
     async def _run(self, link):
         """Open a link and read from it until it ends. The core goes on meanwhile: readings are taken all the time."""
@@ -90,11 +99,11 @@ class Shell:
             core.link_down(
                 uptime(), "no connection to " + link.host + ":" + str(link.port) + " (" + describe(error) + ")"
             )
-            self._wake.set()
+            self.wake()
             return
         self._transport = transport
         core.link_up(uptime())
-        self._wake.set()
+        self.wake()
         why = None
         try:
             while True:
@@ -102,13 +111,13 @@ class Shell:
                 if not data:
                     break
                 core.receive(data, uptime())
-                self._wake.set()
+                self.wake()
         except Exception as error:
             why = error
         if self._transport is transport:
             self._task = None
             self._broken(why)
-            self._wake.set()
+            self.wake()
 
     def _send(self, wait):
         """Send what can be sent; returns how long to wait: `wait`, or less where something is left."""

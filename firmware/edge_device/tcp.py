@@ -4,6 +4,7 @@ import asyncio
 import errno
 import select
 import socket
+from asyncio import core as loop
 
 from micropython import const
 
@@ -21,8 +22,12 @@ class Transport:
         self._hal = hal
         self._attempt = 0
         self._socket = None
-        self._stream = None
         self._again = 0
+        self._context = None
+        if link.tls:
+            from . import tls
+
+            self._tls = tls
 
     async def open(self):
         """Connect; raises OSError."""
@@ -35,15 +40,19 @@ class Transport:
         self._socket = sock = socket.socket(address[0], address[1])
         sock.setblocking(False)
         await _connect(sock, address[-1])
-        if getattr(link, "tls", None):  # a plain link, without `links.py`, has none
-            from .tls import wrap
+        if link.tls:
+            if self._context is None:
+                self._context = self._tls.context(link.tls, self._hal)
+            self._socket = self._tls.wrap(sock, self._context, link.tls.get("name", link.host))
 
-            self._socket = sock = wrap(sock, link, self._hal)  # shakes hands while it is read and written
-        self._stream = asyncio.StreamReader(sock)
-
-    async def read(self):
-        """What has come; empty where the other side has closed."""
-        return await self._stream.read(_CHUNK)
+    def read(self):
+        """What has come; empty where the other side has closed. To be awaited."""
+        # As asyncio's StreamReader does it, which would load a module of servers and writers.
+        while True:
+            yield loop._io_queue.queue_read(self._socket)
+            data = self._socket.read(_CHUNK)
+            if data is not None:
+                return data
 
     def write(self, out):
         """Send of `out` what can be sent."""
@@ -62,7 +71,7 @@ class Transport:
         """End the connection."""
         if self._socket is not None:
             self._socket.close()
-            self._socket = self._stream = None
+            self._socket = None
 
 
 async def _connect(sock, address):

@@ -5,6 +5,7 @@ only `ca` is required. Files are PEM or DER; not all ports read PEM, so it is un
 """
 
 import binascii
+import gc
 import ssl
 import time
 
@@ -25,9 +26,17 @@ def der(path):
     return data
 
 
-def wrap(sock, link, hal):
-    """A connected, non-blocking socket with TLS on it, which shakes hands while it is read and written."""
-    tls = link.tls
+def check(tls):
+    """Whether the settings of `tls` are as they should be."""
+    good = isinstance(tls, dict) and "ca" in tls and ("cert" in tls) == ("key" in tls)
+    for name in tls if good else ():
+        good = good and name in ("ca", "name", "cert", "key", "since")
+        good = good and isinstance(tls[name], int if name == "since" else str)
+    return good
+
+
+def context(tls, hal):
+    """What all connections of a link have in common; raises ValueError for files that cannot be used."""
     if "since" in tls:
         set_clock(tls["since"], hal)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -35,7 +44,13 @@ def wrap(sock, link, hal):
     context.load_verify_locations(cadata=der(tls["ca"]))
     if "cert" in tls:
         context.load_cert_chain(der(tls["cert"]), der(tls["key"]))
-    return context.wrap_socket(sock, server_hostname=tls.get("name", link.host), do_handshake_on_connect=False)
+    return context
+
+
+def wrap(sock, context, name):
+    """A connected, non-blocking socket with TLS on it, which shakes hands while it is read and written."""
+    gc.collect()  # it wants 3 KB in one piece
+    return context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
 
 
 def set_clock(since, hal):

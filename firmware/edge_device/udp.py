@@ -1,8 +1,8 @@
 """Datagrams to and from one address. Each stands in `out` behind its length, two bytes, big-endian."""
 
-import asyncio
 import errno
 import socket
+from asyncio import core as loop
 
 from micropython import const
 
@@ -16,7 +16,6 @@ class Transport:
         self._link = link
         self._attempt = 0
         self._socket = None
-        self._stream = None
         self._buffer = bytearray(_LARGEST)
 
     async def open(self):
@@ -27,12 +26,12 @@ class Transport:
         self._socket = sock = socket.socket(address[0], socket.SOCK_DGRAM)
         sock.setblocking(False)
         sock.connect(address[-1])  # only what comes from there is let through
-        self._stream = asyncio.StreamReader(sock)
 
-    async def read(self):
-        """One datagram."""
+    def read(self):
+        """One datagram. To be awaited."""
         while True:
-            number = await self._stream.readinto(self._buffer)
+            yield loop._io_queue.queue_read(self._socket)
+            number = self._socket.readinto(self._buffer)
             if number:
                 return self._buffer[:number]
 
@@ -51,4 +50,4 @@ class Transport:
         """Give the socket back."""
         if self._socket is not None:
             self._socket.close()
-            self._socket = self._stream = None
+            self._socket = None

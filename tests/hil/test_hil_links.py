@@ -1,0 +1,191 @@
+"""Boards over TLS, and over several links in an order, at the gateway's own doors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devices.authority import Authority
+from devices.registry import Registry
+from edge_runtime.clock import SystemClock
+from edge_runtime.events import Event
+from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.mqtt import MqttFrontDoor
+from edge_runtime.ingress.tls import Certificates
+from edge_runtime.journal.memory import MemoryJournal
+from hil.board import firmware_folder
+from hil.script import installed
+from hil.waiting import until
+from tests.firmware.test_firmware_heap import compile_to
+
+PROGRAM = """
+from edge_device import Device
+
+device = Device.load()
+count = 0
+
+
+@device.every(seconds=0.05)
+def count_up():
+    global count
+    count += 1
+    return {"count": count}
+
+
+@device.on_command("fan")
+def fan(args):
+    return args
+
+
+device.run()
+"""
+
+
+class Site:
+    """Doors over a journal in memory, and a board of compiled files beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.flash = folder / "flash"
+        self.journal = MemoryJournal()
+        self.clock = SystemClock()
+        self.security: list[str] = []
+        self.authority = Authority(folder / "ca")
+        self.board: asyncio.subprocess.Process | None = None
+        self.doors: list[MqttFrontDoor] = []
+        self.registry: Registry
+        self.admission: Admission
+
+    async def build(self) -> None:
+        self.registry = await Registry.open(self.journal, self.clock)
+        self.admission = await Admission.open(self.journal, self.registry, self.clock, self.security.append)
+        self.authority.make("test", self.clock.now())
+        self.authority.renew(["localhost", "127.0.0.1"], self.clock.now(), look=True)
+        self.flash.mkdir()
+        (self.flash / "ca.pem").write_bytes(self.authority.certificate.read_bytes())
+        (self.flash / "ca.der").write_bytes(ssl.PEM_cert_to_DER_cert(self.authority.certificate.read_text()))
+        compile_to(self.flash / "lib" / "edge_device", sorted((firmware_folder() / "edge_device").glob("*.py")))
+        (self.folder / "main.py").write_text(PROGRAM)
+        compile_to(self.flash, [self.folder / "main.py"])
+
+    async def door(self, port: int = 0) -> tuple[MqttFrontDoor, int, int]:
+        """An MQTT door, its port and its port for TLS."""
+        made = MqttFrontDoor(
+            self.admission, self.registry, self.clock, security=self.security.append, log=lambda _: None
+        )
+        self.doors.append(made)
+        plain = await made.start("127.0.0.1", port)
+        ca = self.authority
+        certificates = Certificates(ca.server_certificate, ca.server_key, ca.certificate)
+        return made, plain, await made.listen("127.0.0.1", 0, tls=certificates)
+
+    async def start(self, heap: str, **settings: Any) -> None:
+        (self.flash / "edge.json").write_text(json.dumps({"device": "b1", "patience": 3, "backoff": 1, **settings}))
+        arguments = ["-m", "hil.machine", "unix", "--heap", heap, "--parent", str(os.getpid()), str(self.flash)]
+        with (self.folder / "board.log").open("ab") as log:  # noqa: ASYNC230
+            self.board = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=log, stderr=log)
+
+    @property
+    def logs(self) -> str:
+        return (self.folder / "board.log").read_text()
+
+    @property
+    def events(self) -> list[Event]:
+        return [record for record in self.journal.records() if isinstance(record, Event)]
+
+    async def more(self, number: int, within: float = 30) -> None:
+        """Wait until so many more events are there."""
+        goal = len(self.events) + number
+        await until(
+            lambda: len(self.events) >= goal, f"{number} more events arrive; the board says {self.logs}", within
+        )
+
+    async def tear_down(self) -> None:
+        if self.board is not None and self.board.returncode is None:
+            self.board.kill()
+            await self.board.wait()
+        for door in self.doors:
+            await door.stop()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    if not installed("unix"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no unix MicroPython: requirements/micropython.txt")
+    made = Site(tmp_path)
+    await made.build()
+    yield made
+    await made.tear_down()
+
+
+def in_order(events: list[Event]) -> bool:
+    """Nothing is missing, nothing is there twice."""
+    return [event.seq for event in events] == list(range(len(events)))
+
+
+async def test_the_whole_firmware_with_tls_in_a_heap_of_64_kib(site: Site) -> None:
+    _, _, port = await site.door()
+    key = await site.registry.add("b1")
+    await site.start("64k", host="localhost", port=port, key=key, tls={"ca": "/ca.der"}, queue=16, packet=256)
+    await site.more(100)
+    assert in_order(site.events)
+    assert "MemoryError" not in site.logs
+    assert site.security == []
+
+
+async def test_a_certificate_of_our_own_in_place_of_a_key(site: Site) -> None:
+    _, _, port = await site.door()
+    await site.registry.add("b1", token=False)
+    issued = site.authority.issue("b1", site.clock.now())
+    (site.flash / "board.pem").write_bytes(issued.certificate)
+    (site.flash / "board.key").write_bytes(issued.key)
+    await site.registry.add_certificate("b1", issued.der)
+    tls = {"ca": "/ca.pem", "cert": "/board.pem", "key": "/board.key"}
+    await site.start("96k", host="127.0.0.1", port=port, tls=tls)
+    await site.more(20)
+    assert in_order(site.events)
+    assert site.security == []
+
+
+@pytest.mark.parametrize("wrong", ["name", "ca"])
+async def test_a_gateway_that_is_not_ours_gets_nothing(site: Site, wrong: str) -> None:
+    _, _, port = await site.door()
+    key = await site.registry.add("b1")
+    tls = {"ca": "/ca.pem"}
+    if wrong == "name":
+        tls["name"] = "gateway.example"
+    else:
+        other = Authority(site.folder / "other")
+        other.make("other", site.clock.now())
+        (site.flash / "ca.pem").write_bytes(other.certificate.read_bytes())
+    await site.start("96k", host="localhost", port=port, key=key, tls=tls)
+    await until(lambda: "certificate" in site.logs, "the board says why")
+    assert site.events == []
+    assert site.doors[0].counters.accepted == 0
+
+
+async def test_the_next_link_takes_over_and_the_first_comes_back(site: Site) -> None:
+    first, port, _ = await site.door()
+    _, _, second = await site.door()
+    key = await site.registry.add("b1")
+    links = [{"port": port}, {"port": second, "tls": {"ca": "/ca.pem"}}]
+    await site.start("96k", host="127.0.0.1", key=key, links=links, prefer=1, queue=200)
+    await site.more(20)
+    assert site.doors[1].counters.accepted == 0
+    await first.stop()
+    await site.more(40)
+    assert site.doors[1].counters.accepted >= 1
+    _, again, _ = await site.door(port)
+    assert again == port
+    await until(lambda: site.doors[2].connected() == frozenset({"b1"}), "the board goes back")
+    await site.more(20)
+    assert in_order(site.events)
+    assert site.security == []
