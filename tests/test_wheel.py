@@ -29,7 +29,7 @@ def test_a_wheel_carries_its_guests_and_builds_nothing(tmp_path: Path) -> None:
     firmware = {f"devices/{name}" for name in tracked if name.endswith(".py") and (ROOT / name).exists()}
     assert "devices/firmware/edge_device/core.py" in firmware
     assert firmware < names
-    flashed = "from devices.flash import plan; print(plan.firmware_folder()); print(len(plan.files({\"main.py\": b\"\"})))"
+    flashed = 'from devices.flash import plan; print(plan.firmware_folder()); print(len(plan.files({"main.py": b""})))'
     found = subprocess.check_output(
         [sys.executable, "-c", flashed], cwd=tmp_path, env={"PYTHONPATH": str(installed)}, text=True
     ).split()
