@@ -1,4 +1,4 @@
-"""`edge device add|show|list|rotate|block|unblock|remove|tag|command|import|export`."""
+"""`edge device add|show|list|rotate|block|unblock|remove|tag|command|import|export`; others are beside this."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from devices.exchange import DeviceLine
 from devices.orders import UNDER_WAY, Order
-from edge_runtime.cli import device_keys, twin
+from edge_runtime.cli import device_keys, device_port, twin
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, escaped, out, print_json, table
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError, NotFound, nearest
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     group.command("import")(import_)
     group.command()(export)
     device_keys.register(group)
+    device_port.register(group)
     twin.register(group)
     app.add_typer(group, name="device")
 

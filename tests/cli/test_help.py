@@ -54,7 +54,8 @@ def test_help(verb: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("verb", [verb for verb in ALL if verb not in GROUPS], ids=" ".join)
 def test_every_verb_speaks_json_or_has_nothing_to_say(verb: tuple[str, ...]) -> None:
     spoken = "--json" in CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).output
-    assert spoken or verb in {("init",), ("run",), ("secret", "set"), ("secret", "remove")}
+    at_a_port = {("device", verb) for verb in ("shell", "logs", "reset", "files")}
+    assert spoken or verb in {("init",), ("run",), ("secret", "set"), ("secret", "remove")} | at_a_port
 
 
 def test_the_command_line_does_not_wait_for_what_only_the_gateway_needs() -> None:
