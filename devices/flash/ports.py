@@ -101,6 +101,48 @@ def is_pseudo_terminal(port: Path) -> bool:
     return stat.S_ISCHR(found.st_mode) and 0 <= os.major(found.st_rdev) - _PSEUDO_TERMINAL < 8
 
 
+class Line(Protocol):
+    """An open port. A context manager: leaving it closes the port."""
+
+    def __enter__(self) -> Line: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def read(self) -> bytes:
+        """What has come, after a fifth of a second at most. Raises OSError once nothing is connected any more."""
+        ...
+
+
+class _Serial:
+    def __init__(self, serial: Any) -> None:
+        self._serial = serial
+
+    def __enter__(self) -> _Serial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._serial.close()
+
+    def read(self) -> bytes:
+        data: bytes = self._serial.read(max(1, self._serial.in_waiting))
+        return data
+
+
+def opened(port: Path, baud: int = 115_200) -> Line:
+    """A port to listen on, without the board being reset by that where it can be avoided. Raises FlashError."""
+    from serial import Serial
+
+    check(port)
+    serial: Any = Serial(None, baud, timeout=0.2, exclusive=True)
+    serial.port = str(port)
+    serial.dtr = serial.rts = False
+    try:
+        serial.open()
+    except OSError:
+        raise gone(str(port)) from None
+    return _Serial(serial)
+
+
 def check(port: Path) -> None:
     """Raise FlashError, which says what to do, for a port that is not there, not ours, or taken by another program."""
     try:

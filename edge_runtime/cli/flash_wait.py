@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from devices.flash.errors import FlashError
+from devices.flash.ports import Line as PortLine
+from devices.flash.ports import opened
 from edge_runtime.planes.client import Client
 from edge_runtime.planes.messages import Line, Status
 
@@ -23,7 +24,7 @@ class Ear:
 
     def __init__(self, port: Path | None) -> None:
         self._port = port
-        self._descriptor = -1
+        self._line: PortLine | None = None
         self._heard = b""
 
     def __enter__(self) -> Ear:
@@ -32,25 +33,29 @@ class Ear:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._close()
 
-    def listen(self) -> None:
-        """Take what has come. The port may go and come meanwhile: a board with its own USB does so when it starts."""
-        if self._port is None:
-            return
-        try:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-            while data := os.read(self._descriptor, _TAIL):
-                self._heard = (self._heard + data)[-_TAIL:]
-        except BlockingIOError:
-            pass
-        except OSError:
-            if self._descriptor >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(self._descriptor)
-                self._descriptor = -1
+    def _close(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            with contextlib.suppress(OSError):
+                line.__exit__()
+
+    def listen(self, seconds: float = 0.0) -> None:
+        """Listen for a while. The port may go and come: a board with its own USB does so when it starts."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if self._line is None and self._port is not None:
+                    self._line = opened(self._port)
+                if self._line is not None:
+                    self._heard = (self._heard + self._line.read())[-_TAIL:]
+            except (OSError, FlashError):
+                self._close()
+            if time.monotonic() >= end:
+                return
+            if self._line is None:
+                time.sleep(min(_POLL, seconds))
 
     @property
     def said(self) -> list[str]:
@@ -75,8 +80,7 @@ def first_event(client: Client, device: str, before: Status, seconds: float, ear
             after = max(after, line.offset)
             if line.type == "event" and line.device == device:
                 return First(line, time.monotonic() - started)
-        ear.listen()
-        time.sleep(_POLL)
+        ear.listen(_POLL)
     refused = client.status().door.failed_logins - before.door.failed_logins
     raise _none(client, device, seconds, refused, ear.said)
 

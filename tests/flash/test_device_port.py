@@ -1,0 +1,84 @@
+"""`edge device shell|logs|reset|files` at a real MicroPython."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import time
+from pathlib import Path
+
+from devices.flash.plan import BoardFile
+from devices.flash.prompt import Prompt
+from hil.blank_board import BlankBoard
+from hil.waiting import until
+from tests.cli.conftest import EDGE
+from tests.flash.conftest import Plug
+
+TICKS = b"import time\nn = 0\nwhile True:\n    n += 1\n    print('tick', n)\n    time.sleep_ms(50)\n"
+
+
+def edge(board: BlankBoard, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*EDGE, "device", verb, "gh-1", *arguments, "--port", str(board.port)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_board_is_listened_to_and_started_anew(plug: Plug) -> None:
+    board = plug()
+    prompt = Prompt(board.port)
+    prompt.copy([BoardFile("/main.py", TICKS)], prompt.look())
+    assert board.starts == 1
+    ended = edge(board, "reset")
+    assert ended.returncode == 0, ended.stderr
+    assert "starts anew" in ended.stdout
+    await until(lambda: "tick 3" in board.said(), "it runs")
+    assert board.starts == 2
+    heard = edge(board, "logs", "--seconds", "1").stdout
+    assert heard.count("tick") > 2
+    assert board.starts == 2
+
+
+async def test_its_files(plug: Plug, tmp_path: Path) -> None:
+    board = plug()
+    (tmp_path / "a.txt").write_text("forty-two\n")
+    assert edge(board, "files", "mkdir", "/notes").returncode == 0
+    assert edge(board, "files", "put", str(tmp_path / "a.txt"), "/notes/a.txt", "--no-start").returncode == 0
+    assert "a.txt" in edge(board, "files", "ls", "/notes").stdout
+    assert "forty-two" in edge(board, "files", "cat", "/notes/a.txt").stdout
+    assert edge(board, "files", "get", "/notes/a.txt", str(tmp_path / "b.txt")).returncode == 0
+    assert (tmp_path / "b.txt").read_text() == "forty-two\n"
+    assert edge(board, "files", "rm", "/notes/a.txt").returncode == 0
+    assert edge(board, "files", "cat", "/notes/a.txt").returncode == 1
+    for arguments, says in ((("put", "x"), "needs two paths"), (("cat",), "needs a path"), (("mv",), "cannot be done")):
+        ended = edge(board, "files", *arguments)
+        assert ended.returncode == 1
+        assert says in ended.stderr
+    board.unplug()
+    assert "nothing is connected" in edge(board, "files").stderr
+
+
+def test_its_prompt(plug: Plug) -> None:
+    board = plug()
+    master, slave = pty.openpty()
+    command = [*EDGE, "device", "shell", "gh-1", "--port", str(board.port)]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    said = b""
+    deadline = time.monotonic() + 60
+    try:
+        while b"Connected to MicroPython" not in said:
+            said += os.read(master, 1024)
+            assert time.monotonic() < deadline
+        os.write(master, b"print(6 * 7)\r")
+        while b"42" not in said:
+            said += os.read(master, 1024)
+            assert time.monotonic() < deadline
+        os.write(master, b"\x1d")
+        while b"edge device reset" not in said:
+            said += os.read(master, 1024)
+            assert time.monotonic() < deadline
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
