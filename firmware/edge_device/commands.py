@@ -26,6 +26,9 @@ def describe(error):
 class Commands:
     """The handlers, and the last 16 commands with their replies; a reply is kept until it is acknowledged."""
 
+    keep = None
+    """Called before a handler is run, with the command's id, and when its reply is known: to remember it."""
+
     def __init__(self):
         self.handlers = {}
         self._recent = []
@@ -48,6 +51,8 @@ class Commands:
             status = wire.UNKNOWN
         else:
             try:
+                if self.keep:
+                    self.keep(command)
                 result = handler(args)
                 status = wire.DONE
             except Exception as failure:  # whatever the user's code does wrong is the reply, not our end
@@ -63,6 +68,8 @@ class Commands:
         if len(self._recent) >= _REMEMBERED:
             self._recent.pop(0)
         self._recent.append([command, bytes(reply), TO_SEND, False])
+        if self.keep:
+            self.keep()
         return error
 
     def repeat(self, entry):

@@ -51,6 +51,9 @@ class Link:
 class Config:
     """Who the board is, where its gateway is, and its sizes; `settings` is whatever the program wants to find there."""
 
+    parts = None
+    """Settings of the parts beside the core (`parts.py`)."""
+
     def __init__(self, form, where="the settings"):
         if not isinstance(form, dict):
             raise ConfigError(where + " must hold an object: {...}")
@@ -60,12 +63,11 @@ class Config:
         """What chooses among several links (`links.Links`)."""
         if not all(name in _NAMES or name in OPTIONS for name in form):
             try:
-                from .links import load  # it knows some more names, and takes them out
+                from .parts import take  # it knows some more names, and takes them out
             except ImportError:
                 pass
             else:
-                self.links = load(form, where)
-                form = self.links.form
+                form = take(self, form, where)
         self.link = self.links.link if self.links else Link(form, where)
         for name in ("device", "key"):
             if name not in form and not (name == "key" and self.link.tls and "cert" in self.link.tls):

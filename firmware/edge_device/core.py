@@ -75,8 +75,6 @@ class Core:
         self.session = make_session(config, self.link.kind, hal.random)
         self.twin = None
         self.ota = None
-        self.parts = []
-        """What is to be called with each step: `tick(now)` returns the ms after which it has to be again."""
         self.wants_link = False
         self._base = "/devices/" + config.device
         self._seq = 0
@@ -209,12 +207,9 @@ class Core:
         wait = _IDLE
         for timer in self._timers:
             if now >= timer.due:
-                on_grid = timer.due and now - timer.due < timer.period
-                timer.due = (timer.due if on_grid else now) + timer.period
+                timer.due = (now // timer.period + 1) * timer.period
                 timer.function()
             wait = min(wait, timer.due - now)
-        for part in self.parts:
-            wait = min(wait, part.tick(now))
         session = self.session
         session.tick(now)
         if session.failure:

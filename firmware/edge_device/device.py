@@ -25,6 +25,10 @@ class Device:
         self.settings = config.settings
         self.core = Core(config, edge_port.Hal() if edge_port else Hal())
         self._shell = None
+        if config.parts:
+            from .parts import attach
+
+            attach(self.core, config.parts)
 
     @classmethod
     def load(cls, path="/edge.json"):

@@ -26,6 +26,10 @@ class Hal:
         self._ticks = ticks
         return self._uptime
 
+    def resume(self, uptime):
+        """The board has only slept since it was started: it has been up for so long already."""
+        self._uptime += uptime
+
     def time(self):
         """Microseconds since 1970-01-01 UTC, or None: a clock before 2025 has not been set."""
         now = time.time_ns() // 1000 + self._offset

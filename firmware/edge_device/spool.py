@@ -8,6 +8,7 @@ reading is on flash before `emit` returns.
 
 from micropython import const
 
+from .parts import add
 from .queue import DATA, KIND, LOST, SEQ, UPTIME, Queue, worth
 from .segments import Files
 from .store import COUNT, ID, SIZE, Store, unpack
@@ -20,7 +21,9 @@ DEFAULTS = {"path": "/spool", "bytes": 65536, "segment": 4096, "after": 60, "pri
 
 
 def attach(core, form):
-    """The spool that takes the place of the core's queue; raises ValueError for settings that are wrong."""
+    """Have a spool take the place of the core's queue; raises ValueError for settings that are wrong."""
+    if not isinstance(form, dict):
+        raise ValueError('\'spool\' must be an object such as {"path": "/spool"}')
     options = dict(DEFAULTS)
     for name in form:
         if name not in options:
@@ -31,9 +34,14 @@ def attach(core, form):
             raise ValueError("'spool': '" + name + "' must be a whole number from " + str(least))
     if options["segment"] * 4 > options["bytes"]:
         raise ValueError("'spool': 'bytes' must be at least four times 'segment'")
-    store = Store(Files(options["path"]), core, options["bytes"], options["segment"], options["priority"])
+    try:
+        store = Store(Files(options["path"]), core, options["bytes"], options["segment"], options["priority"])
+    except OSError as error:  # a board whose flash is broken goes on without it
+        core.log("there is no spool: " + str(error))
+        return
     ring = Ring(core.config.options["queue"], core.config.options["queue_bytes"])
-    return Spool(ring, store, core, options["after"] * 1000)
+    core.queue = Spool(ring, store, core, options["after"] * 1000)
+    add(core, core.queue)
 
 
 class Ring(Queue):
@@ -63,6 +71,8 @@ class Spool:
         self._store = store
         self._core = core
         self._after = after
+        self.urgent = False
+        """Whether a reading of a kind with a priority above 0 has come; who cares sets it back."""
         self.origin = None
         """Who took what `take` has returned: None for this boot, else (boot, time at its uptime 0, its uptime now)."""
         self._flying = []  # (segment, number, boot, seq) of those on flash
@@ -102,6 +112,7 @@ class Spool:
 
     def push(self, reading):
         """Add a reading."""
+        self.urgent = self.urgent or self._store.priority(reading[KIND]) > 0
         if not self._ram.has_room(len(reading[DATA])):
             self.store()
         self._ram.push(reading)
@@ -115,11 +126,22 @@ class Spool:
         while self._store.stored > len(self._flying):
             batch = self._take(most, max_bytes)
             if batch:
-                return batch
+                return self._with_ram(batch, most, max_bytes)
             if not self._end_of_segment():
                 break
         self.origin = None
         return self._ram.take(most, max_bytes)
+
+    def _with_ram(self, batch, most, max_bytes):
+        """The readings that follow in RAM go with the last ones on flash, as far as there is room."""
+        ram = self._ram
+        last = self._store.stored == len(self._flying) and self.origin is None
+        if last and len(batch) < most and ram.flying < len(ram):
+            reading = ram.at(ram.flying)
+            room = max_bytes - sum(len(each[DATA]) + len(each[KIND]) + 6 for each in batch)
+            if reading[SEQ] == batch[-1][SEQ] + 1 and len(reading[DATA]) + len(reading[KIND]) + 6 <= room:
+                batch += ram.take(most - len(batch), room)
+        return batch
 
     def acknowledge(self, seq, number, boot=None):
         """The gateway has `number` readings of that boot from sequence `seq` on."""

@@ -116,8 +116,12 @@ class Store:
             if found and (newest is None or found[1] > newest[1]):
                 newest = found
             self.segments.append(segment)
+            # Where the last segment goes on as ours, it needs no other state.
+            self.due = found is None or found is not newest or number & 0xFF != 0
         if newest:
+            self.due = self.due or newest[2] != self._core.boot
             self._stamp = newest[1]
+            self.epoch = newest[3] or None
             self.lost = self.told = newest[4]
             for segment in self.segments:
                 if segment[ID] == newest[_REMOVING]:

@@ -19,11 +19,14 @@ def attach(core):
     """The core's twin, made when it is first asked for: before the board connects, or it is not configured."""
     if core.twin is None:
         core.twin = Twin(core)
+        core.twin.keep = getattr(core, "keep", None)
     return core.twin
 
 
 class Twin:
     """Takes configurations to `handler(config)`, once for each version; tells what came of them, and states."""
+
+    keep = None  # as `keep.Keep` has it
 
     def __init__(self, core):
         self.handler = None
@@ -63,10 +66,37 @@ class Twin:
                 error = describe(failure)
         if not error:
             self._version = version
+            if self.keep:
+                self.keep.save_config(version, form[1])
         out = bytearray()
         cbor.encode({0: version, 1: 1, 2: error} if error else {0: version, 1: 0}, out)
         self._ack[NEWER] = out
         return error
+
+    def restore(self, version, config):
+        """Give the program the configuration that it had before the start, unless a newer one has come."""
+        if not self._version:
+            try:
+                self.handler(config)
+                self._version = version
+            except Exception as failure:  # it comes again from the gateway, and is answered then
+                self._core.report("config", failure)
+
+    def restore_report(self, payload):
+        """Tell what was not delivered before the start, unless there is news."""
+        if self._state[NEWER] is None and self._state[STATE] == ACKNOWLEDGED:
+            self._state[NEWER] = payload
+
+    def undelivered(self):
+        """The newest report that the gateway has not acknowledged, as on the wire; None if there is none."""
+        if self._state[NEWER] is not None:
+            return bytes(self._state[NEWER])
+        return None if self._state[STATE] == ACKNOWLEDGED else bytes(self._state[PAYLOAD])
+
+    @property
+    def settled(self):
+        """Whether nothing is to be told."""
+        return all(told[STATE] == ACKNOWLEDGED and told[NEWER] is None for told in (self._ack, self._state))
 
     def report(self, state):
         """Have the gateway know this state; ValueError or TypeError for what the wire does not carry."""

@@ -76,9 +76,11 @@ class Board:
             epoch=lambda: self.epoch,
             hal=SimpleNamespace(uptime=lambda: self.now),
             log=self.lines.append,
+            step=lambda now: 60_000,
             config=SimpleNamespace(options=options),
         )
-        self.spool = self._spool.attach(self.core, self._options)
+        self._spool.attach(self.core, self._options)
+        self.spool = self.core.queue
 
     def push(self, kind: str = "k", data: Any = None) -> None:
         """Take a reading."""

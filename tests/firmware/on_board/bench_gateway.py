@@ -18,6 +18,9 @@ class Hal:
     def uptime(self):
         return self.now
 
+    def resume(self, uptime):
+        self.now += uptime
+
     def time(self):
         return None if self.epoch is None else self.epoch + self.now * 1000
 
