@@ -31,16 +31,23 @@ from edge_runtime.ingress.coap import Address, CoapFrontDoor, code_of_dead
 from edge_runtime.ingress.coap_aio import Bodies, Peer, Quiet, Share, Wire
 from edge_runtime.ingress.coap_oscore import Contexts
 from edge_runtime.ingress.coap_request import Refusal, Target
+from edge_runtime.ingress.http_exchange import either
 from edge_runtime.journal.records import Command
 from edge_runtime.proto.coap import Message
 from edge_runtime.wire import CommandMessage, encode_command, encode_config
 
 CBOR = 60
 MAX_NOTIFICATION = 1024
-"""Bytes of commands in one answer: one datagram. A single command may be larger if it fits a datagram."""
+"""Bytes of commands in one answer: one datagram. One alone may be larger; beyond a datagram it goes in blocks."""
 MAX_COMMANDS = 23
 """In one answer: an array's head is one byte."""
 MAX_PROVEN = 4096
+SIZE_EXPONENT = 6
+"""Of a block: 1,024 bytes."""
+FETCH = 10_000_000
+"""Microseconds that commands wait for a device to fetch the last block of a large one."""
+MAX_BODIES = 64
+"""Devices whose newest large answer is kept for them, `max_body` at most each."""
 
 
 class CoapSite:
@@ -49,6 +56,7 @@ class CoapSite:
     def __init__(self, door: CoapFrontDoor, clock: Clock, *, oscore: Path) -> None:
         """`oscore`: the folder where security contexts keep their numbers."""
         self.door = door
+        self.clock = clock
         self._known = Share(clock, door.limits.max_exchanges_elsewhere)
         self._strangers = Share(clock, door.limits.max_strangers)
         self._contexts = Contexts(oscore, self._find, self._unopened)
@@ -251,6 +259,19 @@ class _Observer:
         return bytes((0x80 | len(waiting),)) + b"".join(waiting.values())
 
 
+class _Body:
+    """An answer that was too large for a datagram, for whoever comes for the rest of it."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.fetched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def finish(self) -> None:
+        """Nobody waits for its last block any more."""
+        if not self.fetched.done():
+            self.fetched.set_result(None)
+
+
 class Commands(resource.Resource):  # type: ignore[misc]
     """A device's commands: an array of those not sent yet. GET fetches what waits; observe brings each as it comes."""
 
@@ -258,6 +279,8 @@ class Commands(resource.Resource):  # type: ignore[misc]
         super().__init__()
         self._site = site
         self._observers: dict[str, _Observer] = {}
+        self._bodies: OrderedDict[str, _Body] = OrderedDict()
+        """The newest of each device."""
 
     def connected(self) -> frozenset[str]:
         """The devices that observe."""
@@ -267,8 +290,13 @@ class Commands(resource.Resource):  # type: ignore[misc]
         """End a device's observation."""
         observer = self._observers.get(device)
         if observer is not None:
-            observer.ended = True
-            observer.more.set()
+            self._over(device, observer)
+
+    def _over(self, device: str, observer: _Observer) -> None:
+        observer.ended = True
+        observer.more.set()
+        if device in self._bodies:
+            self._bodies[device].finish()
 
     def deliver(self, command: Command) -> bool:
         """Take a command for a device that observes, or is asking just now."""
@@ -277,7 +305,7 @@ class Commands(resource.Resource):  # type: ignore[misc]
             return False
         message = CommandMessage(command.id, command.expires, command.name, command.args, command.cause)
         encoded = encode_command(message)
-        if len(encoded) > self._site.door.limits.max_datagram - 128:
+        if len(encoded) >= self._site.door.limits.max_body:
             self._site.door.log(f"a command of {len(encoded)} bytes for '{command.device}' is too large for CoAP")
             return False
         return observer.take(command.id, encoded)
@@ -288,26 +316,33 @@ class Commands(resource.Resource):  # type: ignore[misc]
         if request.code != aiocoap.GET:
             raise error.UnallowedMethod
         device = request.opt.uri_path[1]
+        block = request.opt.block2
+        if block is not None and block.block_number:
+            pipe.add_response(self._block(device, block.block_number, block.size_exponent), is_last=True)
+            return
+        wanted = SIZE_EXPONENT if block is None else block.size_exponent
         observe = request.opt.observe == 0 and (
             device in self._observers or len(self._observers) < door.limits.max_observers
         )
         before = self._observers.get(device)
         if observe and before is not None:
-            before.ended = True
-            before.more.set()
+            self._over(device, before)
         observer = self._observers[device] = _Observer()
         try:
             door.on_listening(device)
             if not observe:
-                pipe.add_response(_content(observer.drain()), is_last=True)
+                pipe.add_response(self._answer(device, observer.drain(), wanted), is_last=True)
                 return
             number = 0
             while not observer.ended:
-                answer = _content(observer.drain())
+                answer = self._answer(device, observer.drain(), wanted)
                 answer.opt.observe = number
                 answer.transport_tuning = Reliable()
                 pipe.add_response(answer, is_last=False)
                 number = number + 1 & 0xFFFFFF
+                if answer.opt.block2 is not None and answer.opt.block2.more:
+                    # Another notification would take the place of what is being fetched.
+                    await either(self._site.clock, self._bodies[device].fetched, FETCH)
                 await observer.more.wait()
             # Section 4.2 of RFC 7641: a response that is no success ends the observation.
             pipe.add_response(aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE, max_age=1), is_last=True)
@@ -317,6 +352,29 @@ class Commands(resource.Resource):  # type: ignore[misc]
                 del self._observers[device]
                 if before is not None and not observe:
                     self._observers[device] = before
+
+    def _answer(self, device: str, payload: bytes, exponent: int) -> Any:
+        """What there is, or its first block (RFC 7959, section 2.6) where it is too large for a datagram."""
+        if len(payload) <= self._site.door.limits.max_datagram - 128 and exponent >= SIZE_EXPONENT:
+            return _content(payload)
+        if device in self._bodies:
+            self._bodies.pop(device).finish()
+        self._bodies[device] = _Body(payload)
+        if len(self._bodies) > MAX_BODIES:
+            self._bodies.popitem(last=False)[1].finish()
+        return self._block(device, 0, exponent)
+
+    def _block(self, device: str, number: int, exponent: int) -> Any:
+        found, size = self._bodies.get(device), 1 << min(exponent, SIZE_EXPONENT) + 4
+        if found is None or (number and number * size >= len(found.payload)):
+            return aiocoap.Message(code=aiocoap.REQUEST_ENTITY_INCOMPLETE)  # given up; the command comes again
+        body, end = found.payload, (number + 1) * size
+        if end >= len(body):
+            found.finish()
+        answer = _content(body[end - size : end])
+        answer.opt.etag = hashlib.sha256(body).digest()[:8]
+        answer.opt.block2 = (number, end < len(body), min(exponent, SIZE_EXPONENT))
+        return answer
 
 
 def _content(payload: bytes) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 
 import aiocoap
 import cbor2
+import msgspec
 import pytest
 from aiocoap.oscore import NotAProtectedMessage
 
 from devices.keys import OscoreContext
 from devices.twin import json_content
 from edge_runtime.ingress.coap import CoapLimits
+from edge_runtime.journal.records import Command
 from tests.ingress.coap_house import CoapHouse, until
 from tests.ingress.mqtt_house import PATIENCE, event_payload
 
@@ -98,6 +100,44 @@ async def test_commands_are_observed_and_fetched(house: CoapHouse, client: Any) 
     request.observation.cancel()
     answer = await ask(client, aiocoap.GET, uri)
     assert cbor2.loads(answer.payload) == []
+
+
+def large(house: CoapHouse, index: int, size: int) -> Command:
+    return msgspec.structs.replace(house.order(index), args={"text": f"{index}" * size})
+
+
+async def test_large_commands_come_in_blocks_one_after_the_other(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/commands?k={house.key}"
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    assert cbor2.loads((await request.response).payload) == []
+    notifications = request.observation.__aiter__()
+    orders = [large(house, 0, 5000), large(house, 1, 3000), house.order(2)]
+    assert house.door.deliver(orders[0])
+    await asyncio.sleep(0)  # the first one leaves
+    waiting = orders[1:]
+    found: list[Any] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(found) < 3:
+            waiting = [order for order in waiting if not house.door.deliver(order)]
+            found += cbor2.loads((await anext(notifications)).payload)
+    assert [command[3] for command in found] == [order.args for order in orders]
+    assert not house.door.deliver(large(house, 3, 1 << 16)), "beyond max_body"
+    assert house.log[-1].endswith("is too large for CoAP")
+    request.observation.cancel()
+
+
+async def test_blocks_of_any_size_and_of_what_is_gone(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/commands?k={house.key}"
+    order = large(house, 0, 2000)
+
+    def listening(_device: str) -> None:
+        house.door.deliver(order)
+
+    assert (await ask(client, aiocoap.GET, uri, block2=(1, False, 6))).code == aiocoap.REQUEST_ENTITY_INCOMPLETE
+    house.door.on_listening = listening
+    for exponent in (6, 4, 0):
+        answer = await ask(client, aiocoap.GET, uri, block2=(0, False, exponent))
+        assert [command[3] for command in cbor2.loads(answer.payload)] == [order.args]
 
 
 async def test_an_observation_ends_when_the_device_is_blocked(house: CoapHouse, client: Any) -> None:
