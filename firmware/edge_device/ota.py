@@ -77,7 +77,7 @@ class Ota:
         self._needs_event = False
         state = edge_boot.state()
         self._number = state[edge_boot.NUMBER]
-        self._trial = state[edge_boot.MODE] == edge_boot.TRIAL
+        self._trial = state[edge_boot.MODE] == edge_boot.TRIAL and state[edge_boot.SLOT] == edge_boot.running
         self._until = state[edge_boot.HEALTH] * 1000
         if self._trial:
             self._needs_event = "event" in _line(self._slot + "/.release", "health")

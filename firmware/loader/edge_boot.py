@@ -115,10 +115,13 @@ def choose():
     now = state()
     running = now[SLOT]
     if now[MODE] == TRIAL:
-        if now[LEFT] and _holds(SLOTS[running]):
-            store(running, TRIAL, now[LEFT] - 1, 0, now[NUMBER], now[HEALTH])
-        else:
-            running = back(STARTS)
+        try:
+            if now[LEFT] and _holds(SLOTS[running]):
+                store(running, TRIAL, now[LEFT] - 1, 0, now[NUMBER], now[HEALTH])
+            else:
+                running = back(STARTS)
+        except OSError:  # a start that cannot be counted is not one for a version on trial
+            running = 1 - running
     elif not _holds(SLOTS[running]) and _holds(SLOTS[1 - running]):
         running = 1 - running
     return running
@@ -143,13 +146,21 @@ def _guard(seconds):
         except ValueError:  # a port that has those in hardware alone
             _timer = Timer(0)
         _timer.init(mode=Timer.ONE_SHOT, period=(seconds + _GRACE) * 1000, callback=_late)
-    except (ImportError, OSError):
+    except Exception:  # whatever a port does without: the program is started all the same
         _timer = None
 
 
 def _late(_timer):
     back(LATE)
     reset()
+
+
+def _note(error):
+    try:
+        with open(REPORT, "w") as file:
+            file.write((type(error).__name__ + ": " + str(error))[:200])
+    except OSError:  # no room: it goes back without a reason
+        pass
 
 
 def start():
@@ -167,8 +178,7 @@ def start():
     except Exception as error:
         sys.print_exception(error)
         if on_trial:
-            with open(REPORT, "w") as file:
-                file.write((type(error).__name__ + ": " + str(error))[:200])
+            _note(error)
     print("edge: the program has ended with an error; it is started again (Ctrl-C: the prompt)")
     time.sleep(1 if on_trial else 10)
     reset()

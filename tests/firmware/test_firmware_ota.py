@@ -6,6 +6,7 @@ The firmware's own files run here, in CPython, over a simulated flash.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -162,6 +163,73 @@ def test_one_that_is_not_answered_in_its_time_goes_back(modules: tuple[Any, Any]
     assert board.start() == 0
     assert not board.run(gateway)
     assert gateway.reports[-1].detail.startswith("it was not confirmed in its time")
+
+
+@pytest.mark.parametrize("virtual", [True, False])
+def test_one_that_hangs_is_ended_by_a_timer(
+    modules: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, virtual: bool
+) -> None:
+    boot, _ = modules
+    set_up: list[dict[str, Any]] = []
+    resets: list[bool] = []
+
+    class Timer:
+        ONE_SHOT = 0
+
+        def __init__(self, number: int) -> None:
+            if number < 0 and not virtual:
+                raise ValueError("Timer doesn't exist")
+
+        def init(self, **options: Any) -> None:
+            set_up.append(options)
+
+        def deinit(self) -> None:
+            set_up.clear()
+
+    machine = SimpleNamespace(Timer=Timer, reset=lambda: resets.append(True))
+    monkeypatch.setitem(sys.modules, "machine", machine)
+    Board(modules, fresh(OLD))
+    boot.switch(1, 7, 3, 60)
+    boot._guard(60)
+    assert set_up[0]["period"] == 90_000
+    set_up[0]["callback"](None)
+    assert resets == [True]
+    assert boot.state()[boot.SLOT :] == (0, boot.CONFIRMED, 0, boot.LATE, 7, 0)
+    boot._guard(60)
+    boot.confirm()
+    assert set_up == [], "who is confirmed is left alone"
+    monkeypatch.setattr(boot, "_timer", None)
+
+
+def test_a_flash_that_takes_nothing_starts_the_old_version(
+    modules: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot, _ = modules
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    board.start()
+    assert board.run(gateway)
+
+    def full(path: str, mode: str = "r") -> Any:
+        if "r" in mode:
+            return board.flash.open(path, mode)
+        raise OSError(28, path)
+
+    monkeypatch.setattr(boot, "open", full)
+    assert board.start() == 0
+    assert boot.state()[boot.MODE] == boot.TRIAL
+    boot._note(ValueError("nowhere to write this"))
+
+
+def test_a_slot_without_a_program_is_not_started(modules: tuple[Any, Any]) -> None:
+    boot, _ = modules
+    board = Board(modules, fresh(OLD))
+    boot.switch(1, 7, 3, 60)
+    assert board.start() == 0
+    assert boot.state()[boot.MODE :] == (boot.CONFIRMED, 0, boot.STARTS, 7, 0)
+    board.flash.folders.add("/b")
+    board.flash.files = {"/b/main.mpy": b"M"} | {n: r for n, r in board.flash.files.items() if n.startswith("/ota")}
+    assert board.start() == 1, "the other one is better than none"
 
 
 def test_an_offer_that_was_tried_is_not_tried_again(modules: tuple[Any, Any]) -> None:

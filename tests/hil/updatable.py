@@ -42,7 +42,7 @@ def release_files(version: str, text: str = PROGRAM) -> dict[str, bytes]:
 class UpdatableBoard:
     """A process of the unix port, with a folder as its flash."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, object], *, heap: str = "512k") -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], *, heap: str = "256k") -> None:
         self.flash = folder / "flash"
         self.starts = 0
         self.settings = dict(settings)
