@@ -68,7 +68,7 @@ def _steps(path: str) -> list[str | int]:
     at = 0
     while at < len(path):
         match = _STEP.match(path, at)
-        if match is None:
+        if match is None or path[0] == ".":
             raise ConfigError(
                 f"'{path}' is no path to a field", hint="Such as 'temperature', 'gps.lat' or 'levels[0]'."
             )
