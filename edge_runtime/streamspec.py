@@ -93,7 +93,7 @@ class Join(msgspec.Struct, frozen=True, omit_defaults=True, tag="join"):
     within: int
     by: str = "device"
     lateness: int = 0
-    most: int = 1000
+    most: int = 250
     """Events of a key and side that are kept at most; the oldest goes first, and is counted."""
 
 

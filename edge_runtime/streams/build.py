@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_runtime.streams.machine import Machine
-from edge_runtime.streamspec import Stream, Window
+from edge_runtime.streamspec import Absent, Join, Latest, Sequence, Stream, Window
 
 
 def machine_of(stream: Stream) -> Machine | None:
@@ -13,4 +13,21 @@ def machine_of(stream: Stream) -> Machine | None:
             from edge_runtime.streams.engine import machine
 
             return machine(window)
-    return None
+        case Join() as join:
+            from edge_runtime.streams.joins import Joining
+
+            return Joining(join, stream.sources)
+        case Latest() as latest:
+            from edge_runtime.streams.joins import WithLatest
+
+            return WithLatest(latest, stream.sources)
+        case Absent() as absent:
+            from edge_runtime.streams.absence import Absence
+
+            return Absence(absent)
+        case Sequence() as sequence:
+            from edge_runtime.streams.sequences import Sequences
+
+            return Sequences(sequence, stream.sources)
+        case None:
+            return None

@@ -49,6 +49,7 @@ class StreamWorker:
     def __init__(self) -> None:
         self._link: _Link | None = None
         self._numbers = itertools.count(1)
+        self._starting = asyncio.Lock()
         self.starts = 0
         """How often the process was started."""
 
@@ -59,9 +60,11 @@ class StreamWorker:
 
     async def open(self, stream: Stream) -> WorkerSession:
         """Begin a session."""
-        if self._link is None or self._link.lost:
-            self._link = await _Link.start()
-            self.starts += 1
+        async with self._starting:
+            if self._link is None or self._link.lost:
+                await self.stop()
+                self._link = await _Link.start()
+                self.starts += 1
         session = WorkerSession(self._link, next(self._numbers))
         self._link.send(Open(session.number, stream))
         return session

@@ -7,7 +7,7 @@ and key, and are bounded: what they forget first is the key that was quiet for l
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2s
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from edge_runtime import expr
 from edge_runtime.errors import ConfigError
 from edge_runtime.events import TICK, Event
 from edge_runtime.streams.paths import key_of, reader
+from edge_runtime.streams.remembered import Remembered
 from edge_runtime.streamspec import Deduplicate, Enrich, Filter, Flatten, Map, Sample, Split, Step, Throttle
 
 Tags = Callable[[str], Mapping[str, str]]
@@ -25,14 +26,8 @@ Tags = Callable[[str], Mapping[str, str]]
 
 MAX_ITEMS = 1000
 """Events that flattening makes of one at most; the rest is left out."""
-MAX_KEYS = 100_000
-"""Keys, or values of a key, that a step remembers."""
-NAMES = 64
-"""Pieces of state that a step which remembers is stored in."""
-
 _replace = msgspec.structs.replace
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder().decode
 
 _Run = Callable[[Event], Iterable[Event]]
 
@@ -177,49 +172,7 @@ class _Memory(Protocol):
     def dump(self) -> dict[str, bytes | None]: ...
 
 
-class _Keyed:
-    """State by text, in pieces by hash: one that changes has its piece stored again."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.values: OrderedDict[str, list[int]] = OrderedDict()
-        self._changed: set[int] = set()
-        self._loaded = False
-
-    def missing(self) -> Collection[str]:
-        """All pieces, before the first event; they are bounded."""
-        return () if self._loaded else [f"{self._name}.{piece}" for piece in range(NAMES)]
-
-    def load(self, state: Mapping[str, bytes | None]) -> None:
-        for piece in range(NAMES):
-            packed = state.get(f"{self._name}.{piece}")
-            if packed:
-                self.values.update(_unpack(packed))
-        self._loaded = self._loaded or f"{self._name}.0" in state
-
-    def put(self, key: str, value: list[int]) -> None:
-        self.values[key] = value
-        self.values.move_to_end(key)
-        self._changed.add(_piece(key))
-        while len(self.values) > MAX_KEYS:
-            self._changed.add(_piece(self.values.popitem(last=False)[0]))
-
-    def dump(self) -> dict[str, bytes | None]:
-        pieces: dict[int, dict[str, list[int]]] = {piece: {} for piece in self._changed}
-        if pieces:
-            for key, value in self.values.items():
-                piece = _piece(key)
-                if piece in pieces:
-                    pieces[piece][key] = value
-        self._changed = set()
-        return {f"{self._name}.{piece}": _pack(found) if found else None for piece, found in pieces.items()}
-
-
-def _piece(key: str) -> int:
-    return zlib.crc32(key.encode()) % NAMES
-
-
-class _Seen(_Keyed):
+class _Seen(Remembered):
     """Deduplicate: when a value was last let through."""
 
     def __init__(self, name: str, step: Deduplicate) -> None:
@@ -239,7 +192,7 @@ class _Seen(_Keyed):
         return (event,)
 
 
-class _Passed(_Keyed):
+class _Passed(Remembered):
     """Throttle: the event times of what was let through last."""
 
     def __init__(self, name: str, step: Throttle) -> None:

@@ -15,8 +15,8 @@ from edge_runtime.streams.running import STEP
 from edge_runtime.streams.session import Session
 from edge_runtime.streamspec import Stream
 
-BASE = 1_700_000_000_000_000
-"""Second 0: 2023-11-14 22:13:20 UTC, microseconds."""
+BASE = 1_699_920_000_000_000
+"""Second 0: a midnight (2023-11-14 UTC), microseconds."""
 
 
 class Trial:

@@ -119,7 +119,7 @@ class StreamTrigger(OnTrigger):
 
 
 def _folded(fold: Callable[[list[Any]], Any], values: Any) -> Any:
-    found = values["values"] if isinstance(values, dict) else values
+    found = values["items"] if isinstance(values, dict) else values
     if not isinstance(fold, type):
         return fold(found)
     folding = fold()

@@ -1,0 +1,68 @@
+"""A few numbers for each of many texts, all of them in memory: bounded, and stored in pieces."""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+MAX_KEYS = 100_000
+"""Texts that are remembered; beyond them the one that was quiet for longest is forgotten."""
+NAMES = 64
+"""Pieces of state that they are stored in."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(dict[str, list[int]]).decode
+
+
+class Remembered:
+    """State by text, in pieces by hash: one that changes has its piece stored again."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.values: OrderedDict[str, list[int]] = OrderedDict()
+        """The one that was put last comes last."""
+        self._changed: set[int] = set()
+        self._loaded = False
+
+    def missing(self) -> Collection[str]:
+        """The names of state that is needed first: all of it, and once."""
+        return () if self._loaded else [f"{self._name}.{piece}" for piece in range(NAMES)]
+
+    def load(self, state: Mapping[str, bytes | None]) -> None:
+        """Take up what was dumped."""
+        for piece in range(NAMES):
+            packed = state.get(f"{self._name}.{piece}")
+            if packed:
+                self.values.update(_unpack(packed))
+        self._loaded = self._loaded or f"{self._name}.0" in state
+
+    def put(self, key: str, value: list[int]) -> None:
+        """Remember."""
+        self.values[key] = value
+        self.values.move_to_end(key)
+        self._changed.add(_piece(key))
+        while len(self.values) > MAX_KEYS:
+            self._changed.add(_piece(self.values.popitem(last=False)[0]))
+
+    def drop(self, key: str) -> None:
+        """Forget."""
+        if self.values.pop(key, None) is not None:
+            self._changed.add(_piece(key))
+
+    def dump(self) -> dict[str, bytes | None]:
+        """What has changed since the last dump."""
+        pieces: dict[int, dict[str, list[int]]] = {piece: {} for piece in self._changed}
+        if pieces:
+            for key, value in self.values.items():
+                piece = _piece(key)
+                if piece in pieces:
+                    pieces[piece][key] = value
+        self._changed = set()
+        return {f"{self._name}.{piece}": _pack(found) if found else None for piece, found in pieces.items()}
+
+
+def _piece(key: str) -> int:
+    return zlib.crc32(key.encode()) % NAMES

@@ -1,0 +1,91 @@
+"""Which part an event has in a computation over several sources, and what is held of each partition key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from edge_runtime import expr
+from edge_runtime.events import TICK, Event
+from edge_runtime.streams.ordered import identity
+from edge_runtime.streams.paths import key_of
+from edge_runtime.streamspec import Source
+
+Held = tuple[int, Any, Any]
+"""An event that is held: its time, its identity, its data. In order of these it is in order of time."""
+Cell = TypeVar("Cell", bound=msgspec.Struct)
+
+_KEY = "="
+
+
+def held(event: Event) -> Held:
+    """What is held of an event."""
+    return event.time, list(map(_plain, identity(event))), event.data
+
+
+def place(item: Held) -> tuple[int, Any]:
+    """By what held events are in order."""
+    return item[0], item[1]
+
+
+def _plain(part: Any) -> Any:
+    return part.hex() if isinstance(part, bytes) else part
+
+
+class Roles:
+    """The sources of a stream."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = [(source.kind, expr.compile(source.where).matches) for source in sources]
+
+    def of(self, event: Event) -> list[int]:
+        """Which sources an event is from."""
+        return [n for n, (kind, matches) in enumerate(self._sources) if event.kind == kind and matches(event.data)]
+
+
+class Cells(Generic[Cell]):
+    """What is held of each partition key, by name of state; read when it is needed."""
+
+    def __init__(self, by: str, kind: type[Cell]) -> None:
+        self.key_of = key_of(by)
+        self._kind = kind
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._cells: dict[str, Cell] = {}
+        self._changed: dict[str, None] = {}
+
+    def needs(self, events: Sequence[Event], more: Collection[str] = ()) -> list[str]:
+        """The names of state for these events, and of these keys, that is not in memory."""
+        keys = {key for event in events if not event.kind.startswith(TICK) and (key := self.key_of(event)) is not None}
+        return sorted(_KEY + key for key in keys.union(more) if key not in self._cells)
+
+    def load(self, state: Mapping[str, bytes | None]) -> None:
+        """Take up what was dumped."""
+        for name, packed in state.items():
+            if name.startswith(_KEY):
+                self._cells[name.removeprefix(_KEY)] = self._decode(packed) if packed else self._kind()
+
+    def at(self, key: str) -> Cell:
+        """What is held of a key; it may be changed."""
+        self._changed[key] = None
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = self._kind()
+        return cell
+
+    def dump(self) -> dict[str, bytes | None]:
+        """What has changed since the last dump."""
+        nothing = self._kind()
+        found: dict[str, bytes | None] = {}
+        for key in self._changed:
+            cell = self._cells[key]
+            found[_KEY + key] = None if cell == nothing else self._encode(cell)
+        self._changed = {}
+        return found
+
+    def shrink(self, most: int) -> None:
+        """Let go of what has not changed, beyond `most` keys."""
+        for key in [key for key in self._cells if key not in self._changed][: max(0, len(self._cells) - most)]:
+            del self._cells[key]
