@@ -157,8 +157,11 @@ class Ota:
         offer = (release, size, number)
         if self._trial or offer == self._offer:
             return
-        if release == self._running or number <= self._number:
+        if release == self._running:
             self._tell(IDLE, b"", "")
+            return
+        if number <= self._number:
+            self._tell(FAILED, release, "the offer is not newer than one that was taken", number)
             return
         self._stop()
         self._offer = offer
