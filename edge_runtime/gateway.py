@@ -675,6 +675,10 @@ class Gateway:
             serial_door=instrumentation.serial_door(self.serial) if self.serial is not None else {},
         )
 
+    def lend_port(self, path: str, seconds: float) -> bool:
+        """As `House.lend_port`."""
+        return self.serial is not None and self.serial.lend(path, seconds)
+
     def _jail(self) -> list[str]:
         jails = {found.engine: found.jail for found in self.platform.report().executors if found.jail is not None}
         if not jails:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -23,7 +24,7 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import StorageError
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.meters import Histogram
-from edge_runtime.ingress.serial_find import Listed, SerialRule, find, usb_ports, why_not
+from edge_runtime.ingress.serial_find import MAX_PORTS, Listed, SerialRule, find, usb_ports, why_not
 from edge_runtime.ingress.serial_port import Opened, SerialPort
 from edge_runtime.ingress.throttle import FailedLogins
 from edge_runtime.journal.records import Command
@@ -112,6 +113,8 @@ class SerialFrontDoor:
         self._said: dict[str, str] = {}
         """Why a port could not be opened, when that was last said."""
         self._past = {"damaged": 0, "repeats": 0, "stray": 0}
+        self._lent: dict[str, int] = {}
+        """Ports that somebody else has, and until when by the monotonic clock."""
         self._scanning: asyncio.Task[None] | None = None
         self._reading: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
@@ -169,6 +172,26 @@ class SerialFrontDoor:
                 totals[name] += value
         return msgspec.structs.replace(self.counters, ports=len(self._ports), boards=len(self._devices), **totals)
 
+    def lend(self, path: str, seconds: float) -> bool:
+        """Leave a port to somebody else for so long (0: no more); True if it was open here.
+
+        Whoever flashes a board needs its port alone, and gives it back when the board is to be heard again.
+        """
+        real = str(Path(path).resolve())
+        now = self.clock.monotonic()
+        self._lent = {each: until for each, until in self._lent.items() if until > now}
+        if seconds <= 0:
+            self._lent.pop(real, None)
+            return False
+        if len(self._lent) < MAX_PORTS:
+            self._lent[real] = now + round(seconds * 1e6)
+        port = self._ports.get(real)
+        if port is None:
+            return False
+        self.log(f"{port.name} is lent for {seconds:.0f} s at most")
+        self._close(port)
+        return True
+
     # Ports
 
     async def _scan_for_ever(self) -> None:
@@ -190,7 +213,7 @@ class SerialFrontDoor:
             return
         self._said = {path: why for path, why in self._said.items() if path in found}
         for path, rule in found.items():
-            if path not in self._ports:
+            if path not in self._ports and self.clock.monotonic() >= self._lent.get(path, 0):
                 await self._open(path, rule)
 
     async def _open(self, path: str, rule: SerialRule) -> None:

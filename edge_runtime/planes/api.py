@@ -19,7 +19,7 @@ from edge_runtime.errors import EdgeError
 from edge_runtime.planes import api_apps, api_devices, api_flows, api_operations, api_ota, api_secrets, api_users
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply
-from edge_runtime.planes.messages import Backup, Deploy
+from edge_runtime.planes.messages import Backup, Deploy, Lend, Lent
 from edge_runtime.planes.scaling import AlertMessage
 
 MAX_DEPLOY = 12 << 20
@@ -56,6 +56,10 @@ def application(house: House) -> Starlette:
             raise EdgeError("a backup's folder is named by an absolute path")
         return reply(await house.backup(to), 201)
 
+    async def lend(request: Request) -> Response:
+        asked = await read(request, Lend)
+        return reply(Lent(house.lend_port(asked.path, asked.seconds)))
+
     async def tail(request: Request) -> Response:
         after = request.query_params.get("after")
         if after is not None and not after.lstrip("-").isdigit():
@@ -73,6 +77,7 @@ def application(house: House) -> Starlette:
             Route("/apps/{app}/alert", guarded(alert), methods=["POST"]),
             Route("/apps/{app}/token", guarded(app_token), methods=["POST"]),
             Route("/backup", guarded(backup), methods=["POST"]),
+            Route("/ports/lend", guarded(lend), methods=["POST"]),
             Route("/tail", guarded(tail)),
             *api_apps.routes(house.deployments),
             *api_devices.routes(house.inventory),

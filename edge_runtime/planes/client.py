@@ -53,6 +53,8 @@ from edge_runtime.planes.messages import (
     DeviceRow,
     FlowRow,
     Health,
+    Lend,
+    Lent,
     Line,
     Problem,
     Secret,
@@ -369,6 +371,10 @@ class Client:
     def backup(self, to: Path) -> Saved:
         """Back the gateway up into a new folder (an absolute path, written by the gateway)."""
         return self._ask("POST", "/backup", Saved, Backup(str(to)), timeout=None)
+
+    def lend_port(self, path: Path, seconds: float) -> bool:
+        """Have the gateway leave a serial port to us for so long (0: no more); True if it had it."""
+        return self._ask("POST", "/ports/lend", Lent, Lend(str(path), seconds)).held
 
     def apps(self) -> list[AppRow]:
         """The live apps."""

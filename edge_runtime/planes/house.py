@@ -63,6 +63,10 @@ class House(Protocol):
         """The live apps."""
         ...
 
+    def lend_port(self, path: str, seconds: float) -> bool:
+        """Leave a serial port to somebody else for so long (0: no more); True if the gateway had it."""
+        ...
+
     def tail(self, after: int | None, follow: bool) -> AsyncIterator[Line]:
         """Records after an offset (None: from now on), and with `follow` those that come."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -65,6 +65,21 @@ class Backup(msgspec.Struct, forbid_unknown_fields=True):
     """Back the gateway up into a new folder, named by an absolute path."""
 
     to: str
+
+
+class Lend(msgspec.Struct, forbid_unknown_fields=True):
+    """Leave a serial port to who asks, for so long."""
+
+    path: str
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)]
+    """0 gives it back."""
+
+
+class Lent(msgspec.Struct):
+    """The answer to that."""
+
+    held: bool
+    """Whether the gateway had it open."""
 
 
 class Secret(msgspec.Struct, forbid_unknown_fields=True):

@@ -258,6 +258,28 @@ async def test_unplugged_in_the_middle_of_a_frame_and_plugged_in_again(house: Se
     assert any("is gone" in text for text in house.log)
 
 
+async def test_a_port_is_lent_and_given_back(house: SerialHouse, board: MakeBoard) -> None:
+    await board()
+    await eventually(lambda: house.listening == ["d"])
+    port = str(house.lines[0].path)
+    assert house.door.lend(port, 600)
+    assert house.door.connected() == frozenset()
+    for _ in range(3):
+        await house.door.scan()
+    assert house.door.figures().ports == 0
+    from serial import Serial
+
+    taken = Serial(port, 115_200, exclusive=True)
+    taken.close()
+    assert not house.door.lend(port, 0)
+    await house.door.scan()
+    assert house.door.figures().ports == 1
+    await eventually(lambda: house.door.connected() == frozenset({"d"}))
+    # One that never gives it back has it for so long.
+    assert house.door.lend(port, 0.001)
+    await eventually(lambda: house.door.figures().ports == 1)
+
+
 async def test_twenty_boards_at_once_on_bad_lines(house: SerialHouse, board: MakeBoard) -> None:
     boards = [await board(f"b{n}") for n in range(20)]
     for n, line in enumerate(house.lines):
