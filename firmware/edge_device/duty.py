@@ -140,6 +140,7 @@ class Duty:
             and not core.out
             and all(entry[STATE] == ACKNOWLEDGED for entry in core.commands._recent)
             and (core.twin is None or core.twin.settled)
+            and (core.ota is None or core.ota.settled)
         )
 
     def _leave(self, now, why):

@@ -90,6 +90,12 @@ class Ota:
 
     # What is said
 
+    @property
+    def settled(self):
+        """Whether nothing is under way, and the gateway knows it: a board that sleeps may go to sleep."""
+        told = self._report
+        return not self._trial and not self._work and told[STATE] == ACKNOWLEDGED and told[_NEWER] is None
+
     def take(self):
         """[topic, payload, ...] of what is to be told next, now on its way; None for nothing."""
         lost = self._since != self._core._since
@@ -212,6 +218,7 @@ class Ota:
             self._tell(IDLE, b"", "")
         elif self._core.hal.uptime() > self._until:
             self._core.log("update: this version could not be confirmed in its time")
+            self._kept()
             edge_boot.back(edge_boot.LATE)
             edge_boot.reset()
 
@@ -241,11 +248,16 @@ class Ota:
         _replace(manifest, self._other + "/.release")
         self._tell(FETCHING, release, "waits for its restart", number)
         since = core.hal.uptime()
-        while (core.queue.count and core.hal.uptime() - since < _HOLD) or (self.may_restart and not self.may_restart()):
+        while (not self._kept() and core.hal.uptime() - since < _HOLD) or (self.may_restart and not self.may_restart()):
             yield True
         edge_boot.switch(1 - edge_boot.running, number, STARTS, int(health or 300))
         core.log("update: the new version is started")
         edge_boot.reset()
+
+    def _kept(self):
+        """Whether a restart loses no reading: they are on flash, where there is a spool, or acknowledged."""
+        queue = self._core.queue
+        return queue.settle() if hasattr(queue, "settle") else not len(queue)
 
     def _news(self, release, number):
         if self._core.hal.uptime() - self._told_at > _NEWS and self._report[STATE] == ACKNOWLEDGED:

@@ -138,7 +138,7 @@ class Board:
             session=SimpleNamespace(acknowledge=lambda packet: None),
             config=SimpleNamespace(device=DEVICE, key=KEY, options={"packet": self.packet}),
             hal=SimpleNamespace(uptime=uptime),
-            queue=SimpleNamespace(count=0),
+            queue=[],
             every=every,
             log=lambda text: None,
             _since=1,
