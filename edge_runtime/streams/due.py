@@ -202,7 +202,8 @@ class Due:
 
     def dump(self) -> Iterable[tuple[str, list[Any] | None]]:
         """The segments that have changed since the last dump; None for those that are gone."""
-        for number in [number for number in self._buckets if (number + 1) * self._width <= self._passed]:
+        nothing = not self.times and self.whole
+        for number in [item for item in self._buckets if nothing or (item + 1) * self._width <= self._passed]:
             bucket = self._buckets.pop(number)
             for segment in range(bucket.segments):
                 name = self._name(number, segment)
