@@ -189,6 +189,8 @@ class SerialFrontDoor:
         if port is None:
             return False
         self.log(f"{port.name} is lent for {seconds:.0f} s at most")
+        if port.device:
+            port.end(Why.STOPPING)
         self._close(port)
         return True
 
