@@ -126,7 +126,7 @@ def read_publish(first, body):
     qos = first >> 1 & 3
     if qos > 1:
         raise ProtocolError("a message at a QoS that was not granted")
-    at = 2 + (struct.unpack(">H", body)[0] if len(body) >= 2 else 0)
+    at = 2 + (struct.unpack(">H", body[:2])[0] if len(body) >= 2 else 0)
     end = at + 2 if qos else at
     if len(body) < max(2, end):
         raise ProtocolError("a message is cut short")

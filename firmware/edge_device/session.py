@@ -149,7 +149,7 @@ class Session:
             if token is not None:
                 on_acknowledged(token)
         elif kind == mqtt.SUBACK and len(body) == 3:
-            if self._answered(struct.unpack(">H", body)[0], SUBSCRIPTION) and body[2] > 1:
+            if self._answered(struct.unpack(">H", body[:2])[0], SUBSCRIPTION) and body[2] > 1:
                 self.refused = True
                 self._fail("the gateway refused the subscription of '" + self._device + "'")
         elif kind == mqtt.PINGRESP and not body:
