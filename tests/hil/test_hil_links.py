@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -15,13 +16,19 @@ import pytest
 
 from devices.authority import Authority
 from devices.registry import Registry
+from devices.twin import json_content
 from edge_runtime.clock import SystemClock
-from edge_runtime.events import Event
+from edge_runtime.events import Event, Origin
 from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.coap import CoapFrontDoor
+from edge_runtime.ingress.coap_site import CoapSite
 from edge_runtime.ingress.mqtt import MqttFrontDoor
+from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.ingress.tls import Certificates
 from edge_runtime.journal.memory import MemoryJournal
+from edge_runtime.journal.records import Command, CommandEnd, DeadLetter
 from hil.board import firmware_folder
+from hil.faulty_network import FaultyUdp
 from hil.script import installed
 from hil.waiting import until
 from tests.firmware.test_firmware_heap import compile_to
@@ -47,6 +54,14 @@ def fan(args):
 
 device.run()
 """
+CONFIGURED = """
+@device.on_config
+def configure(config):
+    device.report({"every": config["every"], "size": len(config.get("text", ""))})
+
+
+device.run()
+"""
 
 
 class Site:
@@ -61,6 +76,7 @@ class Site:
         self.authority = Authority(folder / "ca")
         self.board: asyncio.subprocess.Process | None = None
         self.doors: list[MqttFrontDoor] = []
+        self.coap: CoapFrontDoor | None = None
         self.registry: Registry
         self.admission: Admission
 
@@ -73,7 +89,11 @@ class Site:
         (self.flash / "ca.pem").write_bytes(self.authority.certificate.read_bytes())
         (self.flash / "ca.der").write_bytes(ssl.PEM_cert_to_DER_cert(self.authority.certificate.read_text()))
         compile_to(self.flash / "lib" / "edge_device", sorted((firmware_folder() / "edge_device").glob("*.py")))
-        (self.folder / "main.py").write_text(PROGRAM)
+        self.program(PROGRAM)
+
+    def program(self, text: str) -> None:
+        """Have the board run this."""
+        (self.folder / "main.py").write_text(text)
         compile_to(self.flash, [self.folder / "main.py"])
 
     async def door(self, port: int = 0) -> tuple[MqttFrontDoor, int, int]:
@@ -87,10 +107,24 @@ class Site:
         certificates = Certificates(ca.server_certificate, ca.server_key, ca.certificate)
         return made, plain, await made.listen("127.0.0.1", 0, tls=certificates)
 
+    async def coap_door(self) -> int:
+        """A CoAP door; returns its port."""
+        self.coap = CoapFrontDoor(
+            self.admission,
+            self.registry,
+            self.clock,
+            security=self.security.append,
+            log=lambda _: None,
+            random=random.Random(1).random,
+            stamps=Stamps(b"gateway!"),
+            elsewhere=lambda door: CoapSite(door, self.clock, oscore=self.folder / "oscore"),
+        )
+        return await self.coap.start("127.0.0.1", 0)
+
     async def start(self, heap: str, **settings: Any) -> None:
         (self.flash / "edge.json").write_text(json.dumps({"device": "b1", "patience": 3, "backoff": 1, **settings}))
         arguments = ["-m", "hil.machine", "unix", "--heap", heap, "--parent", str(os.getpid()), str(self.flash)]
-        with (self.folder / "board.log").open("ab") as log:  # noqa: ASYNC230
+        with (self.folder / "board.log").open("ab") as log:
             self.board = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=log, stderr=log)
 
     @property
@@ -114,6 +148,8 @@ class Site:
             await self.board.wait()
         for door in self.doors:
             await door.stop()
+        if self.coap is not None:
+            await self.coap.stop()
 
 
 @pytest.fixture
@@ -187,5 +223,87 @@ async def test_the_next_link_takes_over_and_the_first_comes_back(site: Site) -> 
     assert again == port
     await until(lambda: site.doors[2].connected() == frozenset({"b1"}), "the board goes back")
     await site.more(20)
+    assert in_order(site.events)
+    assert site.security == []
+
+
+async def test_events_commands_and_configurations_over_coap(site: Site) -> None:
+    port = await site.coap_door()
+    key = await site.registry.add("b1")
+    site.program(PROGRAM.replace("device.run()\n", CONFIGURED))
+    twin = site.admission.twin
+    await twin.set_config("b1", json_content({"every": 5}))
+    await site.start("128k", link="coap", host="127.0.0.1", port=port, key=key, patience=1, keepalive=4, packet=4096)
+    await site.more(20)
+    await until(lambda: twin.at_hand("b1").acknowledged == 1, "the configuration is taken")
+    await twin.set_config("b1", json_content({"every": 6, "text": "x" * 3000}))
+    await until(lambda: twin.at_hand("b1").acknowledged == 2, f"one in blocks is taken; the board says {site.logs}")
+    await until(lambda: len(twin.at_hand("b1").states) == 2, "the states have come")
+    assert next(content.value() for _, content in await twin.states("b1")) == {"every": 6, "size": 3000}
+    await order(site)
+    assert in_order(site.events)
+    assert site.security == []
+
+
+async def order(site: Site) -> None:
+    """Have a command carried out, sent again and again as the outbox does."""
+    assert site.coap is not None
+    now = site.clock.now()
+    command = Command("b1", "fan", {"on": True}, now, now + 60_000_000, Origin("f", 0, "cause", 0))
+    await site.journal.append([command])
+
+    def ended() -> bool:
+        return any(isinstance(r, CommandEnd) and r.command == command.id for r in site.journal.records())
+
+    for _ in range(60):
+        site.coap.deliver(command)
+        try:
+            await until(ended, "the reply arrives", 0.5)
+        except TimeoutError:
+            continue
+        break
+    ends = [record for record in site.journal.records() if isinstance(record, CommandEnd)]
+    assert [(end.status, end.result) for end in ends] == [(0, {"on": True})]
+
+
+async def test_coap_over_a_network_that_loses_doubles_and_delays(site: Site) -> None:
+    network = FaultyUdp("127.0.0.1", await site.coap_door(), seed=7)
+    port = await network.start()
+    key = await site.registry.add("b1")
+    network.loss, network.duplicates, network.jitter = 0.3, 0.2, 0.1
+    sizes = {"queue": 400, "queue_bytes": 20_000, "patience": 1, "keepalive": 6}
+    await site.start("128k", link="coap", host="127.0.0.1", port=port, key=key, **sizes)
+    await site.more(100, 60)
+    await order(site)
+    network.rebind()
+    await site.more(50, 60)
+    await network.stop()
+    assert in_order(site.events)
+    assert not any(isinstance(record, DeadLetter) for record in site.journal.records())
+    assert site.security == []
+
+
+async def test_a_reading_in_blocks(site: Site) -> None:
+    program = PROGRAM.replace('{"count": count}', '{"count": count, "text": "x" * 3000}').replace("0.05", "0.5")
+    site.program(program)
+    port = await site.coap_door()
+    key = await site.registry.add("b1")
+    await site.start("256k", link="coap", host="127.0.0.1", port=port, key=key, patience=1, queue_bytes=40_000)
+    await site.more(3)
+    assert in_order(site.events)
+    assert {len(event.data["text"]) for event in site.events} == {3000}
+
+
+async def test_coap_takes_over_from_mqtt_with_the_same_queue(site: Site) -> None:
+    first, port, _ = await site.door()
+    other = await site.coap_door()
+    key = await site.registry.add("b1")
+    links = [{"port": port}, {"link": "coap", "port": other}]
+    await site.start("128k", host="127.0.0.1", key=key, links=links, prefer=60, queue=200, patience=1)
+    await site.more(20)
+    await first.stop()
+    await site.more(40)
+    await order(site)
+    assert "online over coap" in site.logs
     assert in_order(site.events)
     assert site.security == []
