@@ -57,6 +57,7 @@ class ProcessBoard:
             raise BoardError(f"board '{self.device}' is running already")
         root = self.folder / "flash"
         await asyncio.to_thread(write_flash, root, self._program, self.config, self.ports)
+        (root / "buttons").unlink(missing_ok=True)
         self._journal_start = self._journal_file.stat().st_size if self._journal_file.exists() else 0
         # The key stands in the settings file only; neither the arguments nor the environment show it.
         arguments = ["-m", "hil.machine", self.machine, "--heap", self._heap, "--parent", str(os.getpid()), str(root)]
@@ -109,6 +110,15 @@ class ProcessBoard:
         except FileNotFoundError:
             return ""
 
+    async def press(self, button: str) -> None:
+        """Press a button, for programs that read presses from `/buttons` as `hil/bench/main.py` does."""
+        await asyncio.to_thread(_append, self.folder / "flash" / "buttons", button)
+
+    async def pin(self) -> bool:
+        """Whether the output is on, of programs that keep it in `/pin`."""
+        file = self.folder / "flash" / "pin"
+        return file.exists() and await asyncio.to_thread(file.read_text) == "on"
+
     @property
     def _journal_file(self) -> Path:
         return self.folder / "flash" / JOURNAL.lstrip("/")
@@ -116,3 +126,8 @@ class ProcessBoard:
     def journal(self, *, last_start: bool = False) -> BoardJournal:
         """What its program wrote down, over all starts or since the last one."""
         return read_journal(self._journal_file, self.device, after=self._journal_start if last_start else 0)
+
+
+def _append(path: Path, text: str) -> None:
+    with open(path, "a") as file:
+        file.write(text)
