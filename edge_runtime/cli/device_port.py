@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +18,9 @@ from devices.flash.errors import FlashError, gone, missing_tool
 from devices.flash.ports import check, find, opened
 from devices.flash.prompt import Prompt
 from edge_runtime.cli.console import CONFIG, ConfigPath, err, escaped, out
-from edge_runtime.errors import EdgeError
-from edge_runtime.planes.client import connect
+from edge_runtime.cli.ports import lent
+from edge_runtime.errors import ConfigError, EdgeError
+from edge_runtime.planes.client import NotRunning, connect
 
 Device = Annotated[str, typer.Argument(help="A registered device, that `edge flash` was used for.")]
 Port = Annotated[Path | None, typer.Option(help="Its serial port, where that is not known.")]
@@ -32,8 +35,8 @@ def register(group: typer.Typer) -> None:
 
 def shell(device: Device, port: Port = None, config_path: ConfigPath = CONFIG) -> None:
     """MicroPython's prompt on a board that is connected here. Ctrl-C stops the program, Ctrl-] leaves."""
-    where = _port(device, port, config_path)
-    _mpremote(where, "resume", "repl")
+    with _port(device, port, config_path) as where:
+        _mpremote(where, "resume", "repl")
     err.print(f"If its program was stopped, start it with: edge device reset {escaped(device)}")
 
 
@@ -44,9 +47,8 @@ def logs(
     config_path: ConfigPath = CONFIG,
 ) -> None:
     """Show what a board that is connected here prints, without saying anything to it."""
-    where = _port(device, port, config_path)
     end = time.monotonic() + seconds
-    with opened(where) as line:
+    with _port(device, port, config_path) as where, opened(where) as line:
         while not seconds or time.monotonic() < end:
             try:
                 data = line.read()
@@ -58,8 +60,8 @@ def logs(
 
 def reset(device: Device, port: Port = None, config_path: ConfigPath = CONFIG) -> None:
     """Start a board anew that is connected here."""
-    where = _port(device, port, config_path)
-    Prompt(where).reset()
+    with _port(device, port, config_path) as where:
+        Prompt(where).reset()
     out.print(f"{escaped(device)} starts anew.")
 
 
@@ -85,10 +87,10 @@ def files(
         given[1] = f":{given[1]}"
     elif way == "get":
         given[0] = f":{given[0]}"
-    where = _port(device, port, config_path)
-    status = _mpremote(where, "fs", WAYS[way], *given)
-    if start:
-        Prompt(where).reset()
+    with _port(device, port, config_path) as where:
+        status = _mpremote(where, "fs", WAYS[way], *given)
+        if start:
+            Prompt(where).reset()
     if status:
         raise typer.Exit(1)
 
@@ -101,13 +103,23 @@ def _mpremote(port: Path, *arguments: str) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def _port(device: str, port: Path | None, config_path: Path) -> Path:
-    """Where it is: at the port that is named, or by the USB serial number that `edge flash` has noted as a tag."""
-    if port is not None:
-        check(port)
-        return port
-    with connect(config_path) as client:
-        number = client.device(device).tags.get("usb", "")
+@contextlib.contextmanager
+def _port(device: str, port: Path | None, config_path: Path) -> Iterator[Path]:
+    """Where the board is, for us alone: at the port that is named, or at that with the USB serial number of its tag."""
+    with contextlib.ExitStack() as lease:
+        try:
+            client = lease.enter_context(connect(config_path))
+            where = port or _known(device, client.device(device).tags.get("usb", "") if port is None else "")
+            lease.enter_context(lent(client, where))
+        except (NotRunning, ConfigError):  # then it has no port either
+            if port is None:
+                raise
+            where = port
+        check(where)
+        yield where
+
+
+def _known(device: str, number: str) -> Path:
     attached = [each for each in find() if not each.drive]
     matching = [each for each in attached if number and each.number[:64] == number]
     if len(matching) != 1:
@@ -116,5 +128,4 @@ def _port(device: str, port: Path | None, config_path: Path) -> Path:
             f"it is not known at which port {device} is" + (f"; connected are:{lines}" if lines else ""),
             hint="Name it with --port." if lines else "No board is connected to this machine.",
         )
-    check(matching[0].where)
     return matching[0].where

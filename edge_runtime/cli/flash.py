@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from edge_runtime import config
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, err, escaped, out, print_json
 from edge_runtime.cli.flash_settings import key_for, place, read_key, values, wifi
 from edge_runtime.cli.flash_wait import Ear, first_event
+from edge_runtime.cli.ports import lent
 from edge_runtime.cli.progress import Steps
 from edge_runtime.errors import EdgeError
 from edge_runtime.planes.client import Client, NotRunning
@@ -96,7 +98,7 @@ def flash(
     profile = named(board) if board else None
     gateway = config.load(config_path)
     given_key = read_key(key) if key is not None else ""
-    with Client(gateway.socket) as client:
+    with Client(gateway.socket) as client, ExitStack() as lease:
         try:
             status = client.status()
         except NotRunning as error:
@@ -106,6 +108,8 @@ def flash(
             status = None
         bench = Bench(_chosen(port, drive, yes), port)
         if bench.port is not None and bench.drive is None:
+            if status is not None:
+                lease.enter_context(lent(client, bench.port))
             check(bench.port)
         virtual = bench.port is not None and is_pseudo_terminal(bench.port)
         there = place(link, host, status, gateway, tls=tls, virtual=virtual)
@@ -132,8 +136,9 @@ def flash(
             done.written += prompt.copy([plan.settings_file(form)], prompt.look([plan.SETTINGS]))
             before = client.status() if status is not None else None
             prompt.reset()
+            if link == "serial":
+                lease.close()  # the port is the gateway's from now on
             if wait and before is not None:
-                # On a serial link the port is the gateway's from now on.
                 with Ear(None if link == "serial" else bench.port) as ear:
                     ear.listen()
                     steps.show("First event", None)

@@ -41,13 +41,13 @@ async def test_a_board_is_listened_to_and_started_anew(plug: Plug) -> None:
 async def test_its_files(plug: Plug, tmp_path: Path) -> None:
     board = plug()
     (tmp_path / "a.txt").write_text("forty-two\n")
-    assert edge(board, "files", "mkdir", "/notes").returncode == 0
+    assert edge(board, "files", "mkdir", "/notes", "--no-start").returncode == 0
     assert edge(board, "files", "put", str(tmp_path / "a.txt"), "/notes/a.txt", "--no-start").returncode == 0
-    assert "a.txt" in edge(board, "files", "ls", "/notes").stdout
-    assert "forty-two" in edge(board, "files", "cat", "/notes/a.txt").stdout
-    assert edge(board, "files", "get", "/notes/a.txt", str(tmp_path / "b.txt")).returncode == 0
+    assert "a.txt" in edge(board, "files", "ls", "/notes", "--no-start").stdout
+    assert "forty-two" in edge(board, "files", "cat", "/notes/a.txt", "--no-start").stdout
+    assert edge(board, "files", "get", "/notes/a.txt", str(tmp_path / "b.txt"), "--no-start").returncode == 0
     assert (tmp_path / "b.txt").read_text() == "forty-two\n"
-    assert edge(board, "files", "rm", "/notes/a.txt").returncode == 0
+    assert edge(board, "files", "rm", "/notes/a.txt", "--no-start").returncode == 0
     assert edge(board, "files", "cat", "/notes/a.txt").returncode == 1
     for arguments, says in ((("put", "x"), "needs two paths"), (("cat",), "needs a path"), (("mv",), "cannot be done")):
         ended = edge(board, "files", *arguments)

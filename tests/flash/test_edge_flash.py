@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from devices.flash.prompt import Prompt
 from hil.blank_board import BlankBoard
 from hil.rom_loader import RomLoader
 from hil.unix_board import find_micropython
+from hil.waiting import until
 from tests.cli.conftest import Gateway
 from tests.flash.conftest import Plug
 from tests.flash.made import esp_image
@@ -38,9 +40,10 @@ device.run()
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("g"))
+    folder = tmp_path_factory.mktemp("g")
+    running = Gateway(folder, f'[serial.bench]\npath = "{folder}/tty*"\n')
     try:
-        running.up()
+        running.up()  # with a serial door that takes every port in one folder
         (running.folder / "board.py").write_text(PROGRAM)
         yield running
     finally:
@@ -117,6 +120,16 @@ def test_the_cable_is_pulled_and_the_same_command_goes_on(gateway: Gateway, plug
     assert "/a/lib/edge_device/__init__.py" not in done["written"]
     assert done["written"][-1] == "/edge.json"
     assert done["event"]
+
+
+async def test_a_serial_link_on_a_port_that_the_gateway_has(gateway: Gateway, plug: Plug) -> None:
+    board = plug()
+    (gateway.folder / "tty0").symlink_to(os.path.realpath(board.port))
+    await until(lambda: gateway.json("status")["serial_door"]["ports"] == 1, "the gateway has the port")
+    done = await asyncio.to_thread(flash, gateway, "gh-8", board, "--link", "serial")
+    assert done["event"]
+    assert gateway.json("status")["serial_door"]["boards"] == 1
+    (gateway.folder / "tty0").unlink()
 
 
 def test_a_board_whose_key_is_void(gateway: Gateway, plug: Plug) -> None:
