@@ -14,14 +14,16 @@ from edge_runtime.streams.triggers import Open, Triggers
 class Slice:
     """A part of sliding windows in which none starts or ends."""
 
-    __slots__ = ("end", "late", "start", "states")
+    __slots__ = ("end", "fresh", "plain", "start", "states")
 
-    def __init__(self, start: int, end: int, states: States) -> None:
+    def __init__(self, start: int, end: int, states: States, plain: bool) -> None:
         self.start = start
         self.end = end
         self.states = states
-        self.late = False
-        """A window that it is part of is closed."""
+        self.fresh = 0
+        """As windows have it; of no use here."""
+        self.plain = plain
+        """An event in it has only to be added: no window that it is part of is closed."""
 
 
 _NONE: dict[int, Any] = {}
@@ -56,11 +58,15 @@ class Time(Protocol):
 class Shaped(ABC):
     """The windows of a shape, for all keys: it holds none of them itself."""
 
+    gap = 0
+    """How far a window reaches beyond its events, where it grows with them."""
+
     def __init__(self, compute: Compute, triggers: Triggers, lateness: int) -> None:
         self._compute = compute
         self._feed = compute.feed
         self._triggers = triggers
         self._lateness = lateness
+        self._early = triggers.early
         self.registered: list[tuple[int, str]] = []
         """Deadlines and keys, for the engine to take away: event times at which `due` is to be called."""
 
@@ -93,7 +99,7 @@ class Shaped(ABC):
         """Plain values."""
         return [
             [window.dump(self._compute) for window in cell.windows.values()],
-            [[item.start, item.end, item.late, self._compute.dump(item.states)] for item in cell.slices.values()],
+            [[item.start, item.end, item.plain, self._compute.dump(item.states)] for item in cell.slices.values()],
         ]
 
     def load(self, key: str, plain: list[Any]) -> Cell:
@@ -101,10 +107,10 @@ class Shaped(ABC):
         cell = Cell(key)
         for window in (Open.load(item, self._compute) for item in plain[0]):
             cell.windows[window.start] = window
+            window.plain = not (window.closed or self._early)
         cell.slices = {}
-        for start, end, late, states in plain[1]:
-            item = cell.slices[start] = Slice(start, end, self._compute.load(states))
-            item.late = late
+        for start, end, alone, states in plain[1]:
+            cell.slices[start] = Slice(start, end, self._compute.load(states), alone)
         return cell
 
 

@@ -27,7 +27,7 @@ from edge_runtime.streams.machine import MOST, Late, Machine, Note, Result
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.sessions import Sessions
 from edge_runtime.streams.triggers import Triggers
-from edge_runtime.streams.watermarks import CHUNK, COUNTS, NEVER, WILD, Clock, Watermarks
+from edge_runtime.streams.watermarks import BEGINNING, CHUNK, COUNTS, LOOKED, NEVER, WILD, Clock, Watermarks
 from edge_runtime.streams.windows import SessionWindows, SlidingWindows, function
 from edge_runtime.streamspec import SECOND, Fixed, Global, Session, Sliding, Window
 
@@ -56,6 +56,7 @@ class Windows:
 
     def __init__(self, spec: Window) -> None:
         self._key_of = key_of(spec.by)
+        self._by_device = spec.by == "device"
         if spec.time not in ("event", "processing"):
             raise ConfigError(f"There is no time '{spec.time}'", hint="'event' or 'processing'.")
         if min(spec.lateness, spec.delay, spec.ahead, spec.behind) < 0 or spec.idle <= 0:
@@ -64,6 +65,7 @@ class Windows:
         self._compute = Compute(spec.compute)
         self._triggers = Triggers(spec.trigger, spec.accumulation, self._compute)
         self._timers = self._triggers.timers
+        self._results = self._triggers.results
         lateness = spec.lateness if self._by_event else 0
         self._shaped = _shaped(spec, self._compute, self._triggers, lateness)
         self._due = Due(_DUE, _width(spec, lateness))
@@ -109,30 +111,27 @@ class Windows:
         """Deal with events in order; see `Machine`. It takes none while there is still something that it needs."""
         if self._lacking and self.needs(events, times):
             return 0, []
-        marks, add, key_of, cells = self._marks, self._shaped.add, self._key_of, self._cells
-        see, registered, by_event = marks.see, self._shaped.registered, self._by_event
-        results, timed = self._triggers.results, self._timers.times
+        marks, timed, registered, results = self._marks, self._timers.times, self._shaped.registered, self._results
+        see, add, feed, cells, key_of = marks.see, self._shaped.add, self._compute.feed, self._cells, self._key_of
+        by_event, by_device, gap = self._by_event, self._by_device, self._shaped.gap
         self._looked = 0
-        index = -1
+        index, common, check = -1, "", BEGINNING if self._behind else marks.check
         for index, event in enumerate(events):
-            if (results and len(results) >= MOST) or self._looked > self._enough:
-                index -= 1
-                break
             now = times[index]
-            self._over = 0
-            if self._behind or now >= marks.check or (timed and now >= timed[0]):
+            slow = now >= check or (timed and now >= timed[0])
+            if slow:
+                self._over = 0
                 self._pass(now, index)
-            if event.kind.startswith(TICK):
-                continue
-            time = event.time if by_event else now
-            verdict = see(event.device, time, event.received, now)
-            if marks.notes:
-                self._told(index)
-            if verdict == WILD:
-                results.append(Late(index, 0))
-            else:
-                key = key_of(event)
-                if key is None:
+            # A kind that is no tick's mostly is that of the event before, too.
+            if event.kind == common or not event.kind.startswith(TICK):
+                common, device, time = event.kind, event.device, event.time if by_event else now
+                verdict = see(device, time, event.received, now)
+                if verdict != COUNTS:
+                    self._over = self._over if slow else 0
+                    slow = True
+                    self._told(index)
+                key = device if by_device else key_of(event)
+                if verdict == WILD or key is None:
                     results.append(Late(index, 0))
                 else:
                     cell = cells.get(key)
@@ -145,11 +144,23 @@ class Windows:
                         if not cell.changed:
                             cell.changed = True
                             self._changed.append(cell)
-                        add(cell, event, time, index, now, self)
+                        window = cell.last
+                        if window is not None and window.plain and window.start <= time < window.end:
+                            feed(window.states, event, time)
+                            window.fresh += 1
+                            if time + gap > window.end:
+                                window.end = time + gap
+                        else:
+                            add(cell, event, time, index, now, self)
                     if registered:
+                        slow = True
                         self._register(now)
-            if verdict != COUNTS:
-                self._advance(now, index)
+                if verdict != COUNTS and verdict != LOOKED:
+                    self._advance(now, index)
+            if slow or results:
+                check = BEGINNING if self._behind else marks.check
+                if len(results) >= MOST or self._looked > self._enough:
+                    break
         if index >= 0:
             self._now = times[index]
         taken = list(results)
@@ -174,7 +185,7 @@ class Windows:
         self._change(cell)
 
     def _told(self, index: int) -> None:
-        self._triggers.results.extend(Note(index, *note) for note in self._marks.notes)
+        self._results.extend(Note(index, *note) for note in self._marks.notes)
         self._marks.notes.clear()
 
     def _register(self, now: int) -> None:
@@ -209,9 +220,9 @@ class Windows:
             cell = self._looked_at(key)
             if cell is None:
                 continue
-            before = len(self._triggers.results)
+            before = len(self._results)
             shaped.due(cell, deadline, index)
-            self._over += max(0, len(self._triggers.results) - before - 1)
+            self._over += max(0, len(self._results) - before - 1)
             if not cell.windows:
                 del self._cells[key]
                 self._keys -= 1

@@ -22,7 +22,6 @@ class Grid(Shaped):
         self._assign = function.assign
         self._single = single
         self._size = size
-        self._early = triggers.early
 
     def add(self, cell: Cell, event: Event, time: int, index: int, now: int, marks: Time) -> None:
         """Add an event to its windows."""
@@ -55,6 +54,7 @@ class Grid(Shaped):
     def _opened(self, cell: Cell, start: int, end: int, watermark: int, states: States | None) -> Open:
         window = cell.windows[start] = Open(start, end, states)
         window.closed = end <= watermark
+        window.plain = not (window.closed or self._early)
         if end < NEVER:
             self._register(end + self._lateness if window.closed else end, cell)
         return window
@@ -83,6 +83,7 @@ class Grid(Shaped):
     def _close(self, cell: Cell, window: Open, index: int) -> None:
         self._say(cell, window, "on_time", index, bool(self._lateness))
         window.closed = True
+        window.plain = False
         if self._lateness:
             self._register(window.end + self._lateness, cell)
 
@@ -113,7 +114,7 @@ class Sliced(Grid):
     def add(self, cell: Cell, event: Event, time: int, index: int, now: int, marks: Time) -> None:
         """Add an event to its slice."""
         part = cell.last
-        if part is not None and part.start <= time < part.end and not part.late and not self._early:
+        if part is not None and part.start <= time < part.end and part.plain:
             self._feed(part.states, event, time)
             return
         spans = self._assign(time)
@@ -128,7 +129,7 @@ class Sliced(Grid):
             cell.slices = {}
         part = cell.slices.get(start)
         if part is None:
-            part = cell.slices[start] = Slice(start, end, self._compute.zero())
+            part = cell.slices[start] = Slice(start, end, self._compute.zero(), not self._early)
         cell.last = part
         self._feed(part.states, event, time)
         for start, end in alive:
@@ -137,7 +138,7 @@ class Sliced(Grid):
                 window = self._opened(cell, start, end, watermark, None)
                 if window.closed and self._triggers.discarding:
                     window.states = self._compute.zero()
-            part.late = part.late or window.closed
+            part.plain = part.plain and not window.closed
             if window.states is not None:
                 self._feed(window.states, event, time)
             window.fresh += 1
@@ -150,7 +151,7 @@ class Sliced(Grid):
             return
         for part in cell.slices.values():
             if window.start <= part.start < window.end:
-                part.late = True
+                part.plain = False
         if self._triggers.discarding:
             window.states = self._compute.zero()
 

@@ -19,20 +19,19 @@ class Sessions(Shaped):
     def __init__(self, function: SessionWindows, gap: int, compute: Compute, triggers: Triggers, lateness: int) -> None:
         super().__init__(compute, triggers, lateness)
         self._function = function
-        self._gap = gap
-        self._early = triggers.early
+        self.gap = gap
 
     def add(self, cell: Cell, event: Event, time: int, index: int, now: int, marks: Time) -> None:
         """Add an event to the session that it belongs to, makes, or makes out of several."""
         session: Open | None = cell.last
         if session is None or session.closed or not session.start <= time < session.end:
             # Without a look at the watermark where it cannot matter: in most cases.
-            watermark = marks.at(now) if time + self._gap < marks.before else BEGINNING
+            watermark = marks.at(now) if time + self.gap < marks.before else BEGINNING
             session = self._joined(cell, time, index, watermark)
             if session is None:
                 return
-        elif time + self._gap > session.end:
-            session.end = time + self._gap
+        elif time + self.gap > session.end:
+            session.end = time + self.gap
         assert session.states is not None
         self._feed(session.states, event, time)
         session.fresh += 1
@@ -60,6 +59,7 @@ class Sessions(Shaped):
         session = self._united(parts) if parts else Open(start, end, self._compute.zero())
         session.start, session.end, session.due = start, end, due
         session.closed = untold is None and end <= watermark
+        session.plain = not (session.closed or self._early)
         if untold is None:
             self._register(due, cell)
         cell.windows[start] = session
@@ -89,6 +89,7 @@ class Sessions(Shaped):
             if not session.closed and session.end <= deadline:
                 self._say(cell, session, "on_time", index)
                 session.closed = True
+                session.plain = False
                 session.due = session.end + self._lateness
                 if self._lateness:
                     self._register(session.due, cell)

@@ -30,7 +30,9 @@ ACCUMULATIONS = ("discarding", "accumulating", "retracting")
 class Open:
     """A window of a key that is still of interest."""
 
-    __slots__ = ("closed", "due", "end", "fresh", "newest", "number", "oldest", "said", "start", "states", "timer")
+    __slots__ = (
+        *("closed", "due", "end", "fresh", "newest", "number", "oldest", "plain", "said", "start", "states", "timer"),
+    )
 
     def __init__(self, start: int, end: int, states: States | None) -> None:
         self.start = start
@@ -41,6 +43,8 @@ class Open:
         """Events since the last pane."""
         self.closed = False
         """The watermark has come to its end."""
+        self.plain = False
+        """An event in it has only to be added."""
         self.number = 0
         self.timer = 0
         """Processing time at which it is to speak; 0 for none."""

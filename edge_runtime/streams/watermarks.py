@@ -41,8 +41,9 @@ BEGINNING = -NEVER
 CHUNK = 64
 """Devices that are dumped together."""
 
-COUNTS, CROSSES, WILD = 0, 1, 2
-"""What `see` says: the event counts; it does and the watermark may have come to what is waited for; it is set aside."""
+COUNTS, CROSSES, WILD, LOOKED = 0, 1, 2, 3
+"""What `see` says: the event counts; it does and the watermark may have come to what is waited for; it is set aside; it
+counts, and there may be notes or another time to `check`, as there may with all but the first."""
 
 
 class Device:
@@ -89,13 +90,7 @@ class Watermarks:
     def see(self, name: str, time: int, wall: int, now: int) -> int:
         """Take notice of an event, which came when the gateway's clock said `wall`."""
         device = self._devices.get(name)
-        if (
-            device is None
-            or device.wild
-            or now - device.seen >= self._idle
-            or time > wall + self._ahead
-            or time < wall - self._behind
-        ):
+        if device is None or now - device.seen >= self._idle or not wall - self._behind <= time <= wall + self._ahead:
             return self._look(name, time, wall, now)
         device.seen = self._last = now
         if not device.changed:
@@ -133,7 +128,7 @@ class Watermarks:
             device.queued = True
             heappush(self._queue, (device.newest, name, device))
         self._watch(now)
-        return CROSSES if self.at(now) >= self._wanted else COUNTS
+        return CROSSES if self.at(now) >= self._wanted else LOOKED
 
     def _wrong(self, device: Device, time: int, wall: int) -> str:
         if time > wall + self._ahead:
@@ -144,6 +139,7 @@ class Watermarks:
     def _set_aside(self, device: Device, about: str, by: int, now: int) -> int:
         if not device.wild:
             device.wild = True
+            device.seen = BEGINNING
             device.told = now - device.noted >= self._idle
             if device.told:
                 device.noted = now
@@ -170,7 +166,7 @@ class Watermarks:
         queue = self._queue
         while queue:
             newest, name, device = queue[0]
-            if device.wild or now - device.seen >= self._idle:
+            if now - device.seen >= self._idle:
                 heappop(queue)
                 device.queued = False
             elif newest != device.newest:
