@@ -41,6 +41,7 @@ def compile_to(target: Path, sources: list[Path]) -> None:
 
 def test_every_file_compiles_for_a_board(tmp_path: Path) -> None:
     compile_to(tmp_path, SOURCES + sorted((firmware_folder() / "boards").rglob("*.py")))
+    compile_to(tmp_path / "sensors", sorted((firmware_folder() / "edge_sensors").glob("*.py")))
     sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.mpy")}
     assert set(sizes) >= {source.stem for source in SOURCES}
     assert sum(sizes.values()) < 64_000

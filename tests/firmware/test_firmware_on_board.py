@@ -83,7 +83,8 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names = ("events", "replies", "commands", "serial")
     vectors = "".join(f"{n} = {_literal(json.loads((VECTORS / f'{n}.json').read_text('utf-8')))}\n" for n in names)
     for folder in folders.values():
-        shutil.copytree(firmware_folder() / "edge_device", folder / "lib" / "edge_device")
+        for package in ("edge_device", "edge_sensors"):
+            shutil.copytree(firmware_folder() / package, folder / "lib" / package)
         for check in CHECKS.glob("*.py"):
             shutil.copyfile(check, folder / check.name)
         (folder / "vectors.py").write_text("from collections import OrderedDict\n" + vectors, "utf-8")

@@ -47,3 +47,18 @@ print("installed", Device.__name__, shell.Shell.__name__)
     package = firmware_folder() / "edge_device"
     found = {path.name: path.read_bytes() for path in (tmp_path / "lib" / "edge_device").iterdir()}
     assert found == {path.name: path.read_bytes() for path in package.glob("*.py")}
+
+
+def test_mip_installs_the_sensors(tmp_path: Path, address: str) -> None:
+    if not installed("unix"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no unix MicroPython: requirements/micropython.txt")
+    script = f"""
+import mip
+mip.install("{address}/edge_sensors/package.json", target="/lib", mpy=False)
+from edge_sensors import bme280, ds18b20
+print("installed", bme280.Bme280.__name__)
+"""
+    output = run_script("unix", tmp_path, script, heap="512k")
+    assert output.endswith("installed Bme280\n"), output
+    found = {path.name: path.read_bytes() for path in (tmp_path / "lib" / "edge_sensors").iterdir()}
+    assert found == {path.name: path.read_bytes() for path in (firmware_folder() / "edge_sensors").glob("*.py")}
