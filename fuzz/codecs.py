@@ -14,6 +14,7 @@ CODECS: dict[str, tuple[Callable[[bytes], None], Sequence[bytes]]] = {
     "serial-line": (serial.line, serial.SEEDS_LINE),
     "serial-frames": (serial.frames, serial.SEEDS_FRAMES),
     "envelope": (forms.envelope, forms.SEEDS_ENVELOPE),
+    "updates": (forms.updates, forms.SEEDS_UPDATES),
     "senml-json": (forms.senml_json, forms.SEEDS_SENML_JSON),
     "senml-cbor": (forms.senml_cbor, forms.SEEDS_SENML_CBOR),
     "websocket-request": (websocket.request, websocket.SEEDS_REQUEST),

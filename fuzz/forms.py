@@ -8,8 +8,9 @@ from functools import partial
 
 import cbor2
 
-from edge_runtime import wire
-from edge_runtime.errors import WireError
+from devices import releases
+from edge_runtime import wire, wire_ota
+from edge_runtime.errors import EdgeError, WireError
 from edge_runtime.ingress.formats import Form, read
 
 NOW = 1_780_000_000_000_000
@@ -21,6 +22,11 @@ SEEDS_ENVELOPE = [
         {0: bytes(16), 1: 0, 2: True},
         {1: 3, 0: 0},
     )
+]
+SEEDS_UPDATES = [
+    cbor2.dumps({0: bytes(32), 1: 1, 2: bytes(32), 3: "why", 4: "rp2", 5: 7, 6: 512, 7: 9000}),
+    cbor2.dumps({0: bytes(32), 1: 512, 2: 64}),
+    releases.manifest_of("a", "1", {"main.py": b"", "lib/b.py": b"x"}, boards=["rp2"], micropython="1.22").encode(),
 ]
 SEEDS_SENML_JSON = [
     b'[{"bn":"urn:dev:ow:10e2073a01080063:","n":"t","u":"Cel","v":23.1}]',
@@ -40,6 +46,14 @@ def envelope(data: bytes) -> None:
     _try(lambda: wire.decode_reply(data))
     _try(lambda: wire.decode_config_ack(data))
     _try(lambda: wire.check_plain(wire.decode_state(data)))
+
+
+def updates(data: bytes) -> None:
+    """What a board reports of its version, what it asks for; and the manifest of a release from elsewhere."""
+    _try(lambda: wire_ota.decode_report(data))
+    _try(lambda: wire_ota.decode_ask(data))
+    with suppress(EdgeError):
+        assert releases.decode(data).encode() == data
 
 
 def senml_json(data: bytes) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from devices import release_keys, releases
+from devices.flash import plan
 from devices.release_store import Package, new_package
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, count, err, escaped, out, print_json, table
 from edge_runtime.clock import SystemClock
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def release(
-    folder: Annotated[Path, typer.Argument(help="What is to be in the slot: main.py, and what it imports in lib/.")],
+    program: Annotated[Path, typer.Argument(help="A folder with main.py, and what it imports in lib/; or one file.")],
     name: Annotated[str, typer.Option(help="What it is called.")],
     version: Annotated[str, typer.Option(help="Which version of that it is.")],
     boards: Annotated[
@@ -51,35 +52,36 @@ def release(
     health: Annotated[int, typer.Option(help="Seconds in which it has to prove itself on a board.")] = releases.HEALTH,
     proof: Annotated[str, typer.Option(help="By what: report, or event (a stored reading besides).")] = releases.REPORT,
     firmware: Annotated[
-        Path | None, typer.Option(help="The folder edge_device, for a FOLDER that does not hold it in lib/.")
-    ] = None,
+        bool, typer.Option(help="Add edge_device, as edge flash does, where it is not in lib/ already.")
+    ] = True,
     key: Annotated[
         Path | None, typer.Option(help="Your private key (PEM), to sign it with, not the gateway's.")
     ] = None,
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Make a release of a folder: a signed manifest, and files that boards fetch by their hash."""
-    files = releases.read_folder(folder)
-    if firmware is not None:
-        files = {FIRMWARE + path: data for path, data in releases.read_folder(firmware).items()} | files
+    """Make a release of a program: a signed manifest, and files that boards fetch by their hash."""
+    files = plan.program(program)
+    if firmware and not any(path.startswith(FIRMWARE) for path in files):
+        package = plan.firmware_folder() / "edge_device"
+        files |= {FIRMWARE + path.name: path.read_bytes() for path in sorted(package.glob("*.py"))}
     manifest = releases.manifest_of(
         name, version, files, boards=boards, micropython=micropython, health=health, proof=proof
     )
-    package = new_package(files, manifest)
+    made = new_package(files, manifest)
     if key is not None:
-        signature, public = release_keys.sign(release_keys.read_private(_bytes(key), str(key)), package.manifest)
-        package.signature, package.key = signature, public
+        private = release_keys.read_private(_bytes(key), str(key))
+        made.signature, made.key = release_keys.sign(private, made.manifest)
     with connect(config_path) as client:
-        made = client.add_release(package)
+        row = client.add_release(made)
     if as_json:
-        print_json(made)
+        print_json(row)
         return
-    _say(made)
+    _say(row)
     if not any(path.startswith(FIRMWARE) for path in files):
         err.print(
-            "It does not hold edge_device: the boards must have that in /lib or frozen. If it is in their slots, "
-            "as edge flash puts it, add it with --firmware."
+            "It does not hold edge_device, which the boards must have in /lib or frozen: what is in their other slot "
+            "is not there for this one."
         )
 
 
@@ -108,7 +110,7 @@ def list_(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
             f"{ago(row.taken, now)} ago",
             str(row.running),
         )
-    out.print(found if rows else "No releases yet. Make one: edge ota release FOLDER --name NAME --version VERSION")
+    out.print(found if rows else "No releases yet. Make one: edge ota release PROGRAM --name NAME --version VERSION")
 
 
 def show(name: Name, version: Version = "", config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
@@ -161,7 +163,7 @@ def import_(
     except msgspec.MsgspecError as error:
         raise EdgeError(f"{file} is not a release: {error}") from None
     if not package.signature:
-        raise EdgeError(f"{file} is not signed", hint="Make it a release of yours: edge ota release FOLDER")
+        raise EdgeError(f"{file} is not signed", hint="Make it a release of yours: edge ota release PROGRAM")
     with connect(config_path) as client:
         made = client.add_release(package)
     if as_json:

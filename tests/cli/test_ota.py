@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from devices.flash.plan import firmware_folder
 from edge_runtime import wire_ota
 from edge_runtime.cli.main import app
 from edge_runtime.errors import EdgeError
@@ -107,7 +108,11 @@ def test_from_a_folder_to_the_fleet(site: Site) -> None:
     made = site.says("ota", "release", program(site, "1.0"), "--name", "greenhouse", "--version", "1.0")
     assert "greenhouse 1.0 (" in made
     (row,) = site.json("ota", "list")
-    assert [file["path"] for file in row["files"]] == ["lib/fan.py", "main.py"]
+    firmware = {f"lib/edge_device/{path.name}" for path in (firmware_folder() / "edge_device").glob("*.py")}
+    assert {file["path"] for file in row["files"]} == {"lib/fan.py", "main.py"} | firmware
+    bare = (program(site, "0.9") / "main.py", "--name", "bare", "--version", "0.9", "--no-firmware")
+    assert [file["path"] for file in site.json("ota", "release", *bare)["files"]] == ["main.py"]
+    site.says("ota", "remove", "bare", "0.9")
     assert "lib/fan.py" in site.says("ota", "show", "greenhouse")
 
     begun = site.json("ota", "roll-out", "greenhouse", "--device", "gh-2", "--first", "gh-1")
@@ -181,7 +186,7 @@ def test_releases_of_others(site: Site) -> None:
 
 def test_mistakes_are_sentences(site: Site) -> None:
     for arguments, words in (
-        (("release", "nowhere", "--name", "a", "--version", "1"), "is not a folder"),
+        (("release", "nowhere", "--name", "a", "--version", "1"), "there is no program for the board at nowhere"),
         (("roll-out", "nothing", "--all"), "there is no release 'nothing'"),
         (("roll-out", "greenhouse", "--tag", "site=nowhere"), "no device has these tags"),
         (("roll-out", "greenhouse", "--device", "gh-2", "--steps", "a"), "are not shares in per cent"),
