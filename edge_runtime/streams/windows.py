@@ -15,7 +15,7 @@ from edge_runtime.streamspec import Fixed, Session, Shape, Sliding
 Span = tuple[int, int]
 
 ALL_TIME = (BEGINNING, NEVER)
-MAX_OVERLAP = 10_000
+MAX_OVERLAP = 1000
 """Sliding windows that an event may belong to."""
 YEAR = 366 * 86_400 * 1_000_000
 
