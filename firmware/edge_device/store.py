@@ -305,7 +305,7 @@ class Store:
         end = at
         while end == at or (end < len(self.segments) - 1 and new[SIZE] + self.segments[end][SIZE] <= self._segment):
             for body, owner in self._readings(end):
-                kind, data = unpack(body)[1::2]
+                _, kind, _, data = unpack(body)
                 if whole or self.priority(kind) <= least:
                     gone += 1
                     lost += worth((0, kind, 0, data))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -93,6 +93,24 @@ def everything(board: Board) -> None:
     board.push("k", 1)
 
 
+def too_much(board: Board) -> None:
+    """Readings of one kind only, more than there is room for, and reports of that at every place in a segment."""
+    for n in range(30):
+        board.push("k", "x" * (n % 7))
+    board.drain()
+    board.push("k", 0)
+    board.drain()
+    board.push("k", 1)
+    for n in range(18):
+        for _ in range(6):
+            board.push("k", "x" * n)
+        board.send()
+        board.receive(0)
+        board.lose_connection()
+        board.report()
+    board.drain()
+
+
 class Traced(Flash):
     """Remembers its operations: on a flash that shows a file when it is closed, nothing changes between them."""
 
@@ -106,16 +124,26 @@ class Traced(Flash):
         return super().spend(number)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("after", [0, 60])
-def test_the_power_may_go_at_any_byte(modules: list[Any], cached: bool, after: int) -> None:
+@pytest.mark.parametrize(
+    ("work", "after", "cached"),
+    [
+        (everything, 0, False),
+        (everything, 60, False),
+        (everything, 0, True),
+        (everything, 60, True),
+        (too_much, 0, True),  # what it writes is no other; what matters is between the operations
+    ],
+)
+def test_the_power_may_go_at_any_byte(
+    modules: list[Any], work: Callable[[Board], None], after: int, cached: bool
+) -> None:
     options: dict[str, Any] = {"after": after, "priority": {"alarm": 1, "debug": -1}, "epoch": None}
 
     def run(flash: Flash, left: int | None) -> Board:
         board = Board(modules, flash, **options)
         flash.left = left
         with suppress(PowerCut):
-            everything(board)
+            work(board)
         flash.left = None
         return board
 
