@@ -144,12 +144,17 @@ class BlankBoard:
         stdin = self._process.stdin
         assert stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            for at, part in enumerate(data.split(bytes([_CTRL_C]))):
+            for at, part in enumerate(data.split(bytes([_CTRL_C])) if self._interrupts() else [data]):
                 if at:
                     self._process.send_signal(signal.SIGINT)
                 stdin.write(part)
                 stdin.flush()
         return b""
+
+    def _interrupts(self) -> bool:
+        """Whether Ctrl-C interrupts: a program may have switched that off with `micropython.kbd_intr(-1)`."""
+        file = self._disk.with_name(self._disk.name + ".interrupts")
+        return not file.exists() or file.read_text() != " -1"
 
     def _restart(self) -> None:
         """Its program has ended, and its last words were heard."""

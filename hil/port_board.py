@@ -19,6 +19,8 @@ from hil.journal import BoardJournal
 
 LEASE = 100
 """Seconds after which the program gives the prompt back: until then Ctrl-C is a byte like others."""
+GIVE_UP = LEASE + 20
+"""Seconds after which a board whose prompt is not there is given up."""
 _BACK = 30.0
 """Seconds that a port may be away after a reset."""
 _COPY = 120.0
@@ -91,7 +93,7 @@ class PortBoard:
 
     async def _prompt(self) -> None:
         """Wait for the prompt: a program of ours gives it back when its lease is over."""
-        end = asyncio.get_running_loop().time() + LEASE + 20
+        end = asyncio.get_running_loop().time() + GIVE_UP
         while True:
             try:
                 await self._remote("exec", "pass")

@@ -13,7 +13,7 @@ SOFT_RAW, SOFT, HARD = 10, 11, 12
 BLOCK = 4096
 
 _SCRIPT = r"""
-import os, sys
+import micropython, os, sys
 MODE = @MODE@
 
 
@@ -41,6 +41,19 @@ class Machine:
         sys.exit(@HARD@)
 
 
+class Micropython:  # the module, with a Ctrl-C of which the terminal outside knows
+    const = staticmethod(micropython.const)
+    interrupts = open(@DISK@ + ".interrupts", "w")
+
+    @classmethod
+    def kbd_intr(cls, number):
+        cls.interrupts.seek(0)
+        cls.interrupts.write("%3d" % number)
+        cls.interrupts.flush()
+
+
+Micropython.kbd_intr(3)
+sys.modules["micropython"] = Micropython
 disk = Disk(@DISK@)
 os.umount("/")
 try:

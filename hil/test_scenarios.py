@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 from pathlib import Path
 
@@ -9,11 +10,21 @@ import pytest
 
 from hil.faulty_line import FaultyLine
 from hil.kinds import has, make
+from hil.port_board import PortBoard
 from hil.run import Bench
 from hil.scenario import Scenario
 from tests.hil.real_gateway import RealGateway, View
 
 _NUMBERS = count(1)
+
+
+async def give_back(view: View) -> None:
+    """Have the board's program end, so that the prompt is there for the next scenario; its lease ends it anyway."""
+    command = await view.order("prompt", None)
+    for _ in range(100):
+        if await view.reply(command) is not None:
+            break
+        await asyncio.sleep(0.1)
 
 
 @pytest.mark.usefixtures("runnable")
@@ -25,9 +36,13 @@ async def test_scenario(
     device = f"board-{next(_NUMBERS)}"
     key = await gateway.add(device)
     board, link = await make(kind, tmp_path, device, key, gateway.doors, scenario.period_ms, image)
+    view = View(gateway, device)
     try:
-        await Bench(board, link, View(gateway, device), has(kind)).run(scenario)
+        await Bench(board, link, view, has(kind)).run(scenario)
     finally:
+        if isinstance(board, PortBoard) and board.running:
+            link.heal()
+            await give_back(view)
         await board.stop()
         if isinstance(link, FaultyLine):
             link.close()

@@ -48,16 +48,26 @@ def pin(args):
         file.write("on" if args["on"] else "off")
 
 
-lease = settings.get("lease")
-if lease:  # on a cable: Ctrl-C is off meanwhile, so that the prompt is given back by itself
+async def serve(lease):
+    """On a cable Ctrl-C is off while the program runs: the prompt is given back when that is asked for, or in time."""
+    running = asyncio.create_task(device.serve())
+    try:
+        await asyncio.wait_for(done.wait(), lease)
+        await asyncio.sleep(1)  # the reply goes out
+    except asyncio.TimeoutError:  # noqa: UP041 (MicroPython has no other)
+        pass
+    running.cancel()
+    if hasattr(micropython, "kbd_intr"):
+        micropython.kbd_intr(3)
+
+
+if "lease" in settings:
     import asyncio
 
     import micropython
 
-    try:
-        asyncio.run(asyncio.wait_for(device.serve(), lease))
-    except TimeoutError:
-        if hasattr(micropython, "kbd_intr"):
-            micropython.kbd_intr(3)
+    done = asyncio.Event()
+    device.on_command("prompt")(lambda args: done.set())
+    asyncio.run(serve(settings["lease"]))
 else:
     device.run()
