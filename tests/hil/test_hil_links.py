@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from devices.authority import Authority
 from devices.registry import Registry
@@ -305,5 +307,21 @@ async def test_coap_takes_over_from_mqtt_with_the_same_queue(site: Site) -> None
     await site.more(40)
     await order(site)
     assert "online over coap" in site.logs
+    assert in_order(site.events)
+    assert site.security == []
+
+
+async def test_a_jwt_in_place_of_a_key(site: Site) -> None:
+    _, _, port = await site.door()
+    await site.registry.add("b1", token=False)
+    private = ec.generate_private_key(ec.SECP256R1())
+    form = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (site.flash / "board.key").write_bytes(form)
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    await site.registry.add_public_key("b1", public.decode())
+    site.registry.audiences = frozenset({"test"})
+    jwt = {"key": "/board.key", "audience": "test"}
+    await site.start("128k", host="localhost", port=port, tls={"ca": "/ca.pem"}, jwt=jwt)
+    await site.more(20)
     assert in_order(site.events)
     assert site.security == []
