@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.events import TICK, Event
@@ -91,6 +91,11 @@ def test_as_done_naively(spec: Window, story: list[Moment]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(windows, moments, st.lists(st.sampled_from(["on", "save", "shrink", "restart"]), min_size=40, max_size=40))
+@example(  # a key that has ended, and begins again before that was stored
+    Window(Session(1), COMPUTE, idle=5, ahead=FOREVER, behind=FOREVER),
+    [(0, "c", 0, 0), (1, "b", 0, 0), (2, "a", 0, 0), (2, "a", 0, 0), (0, "c", 0, 0), (0, "b", 0, 0)],
+    ["on", "on", "shrink", *["on"] * 37],
+)
 def test_interrupted_anywhere(spec: Window, story: list[Moment], what: list[str]) -> None:
     spec = in_seconds(spec)
     events, times = happened(story, SECOND)
