@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+ORACLE := .oracle
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run test lint types unit guest wheel bench fuzz system clean
+.PHONY: help run test lint types unit guest wheel bench fuzz oracle test-oracle system clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -24,8 +25,13 @@ types: $(VENV)/.dev ## Strict types
 	@$(BIN)/mypy
 	@$(BIN)/mypy --config-file tools/mypy-guest.toml
 
-unit: $(VENV)/.dev guest ## The test suite alone
+unit: $(VENV)/.dev guest oracle ## The test suite alone
 	@$(BIN)/python -m pytest
+
+test-oracle: $(VENV)/.dev oracle ## Our windows beside Apache Beam's, over ORACLE_CASES=42 random streams
+	@$(BIN)/python -m pytest tests/oracle
+
+oracle: $(ORACLE)/.installed ## Install Apache Beam in an environment of its own, for the tests that hold our windows against it
 
 guest: $(VENV)/.run ## Build the sandbox guests that are not in the cache (JavaScript's where Node.js is)
 	@$(BIN)/python -m edge_runtime.functions.sandbox.prepare
@@ -44,7 +50,7 @@ system: ## Install the system packages that tests need (with root or sudo), or n
 	@sh tools/system-packages.sh
 
 clean: ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
+	rm -rf $(VENV) $(ORACLE) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -63,4 +69,10 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml requirements/micropython.txt
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what the tests need ..."
 	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(ORACLE)/.installed: $(VENV)/bin/python requirements/oracle.txt
+	@echo "Installing Apache Beam in $(ORACLE) ..."
+	@$(PYTHON) -m venv $(ORACLE)
+	@$(ORACLE)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/oracle.txt
 	@touch $@

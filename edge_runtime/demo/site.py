@@ -26,7 +26,7 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 _POLL = 0.05
 QUEUE = {"queue": 256, "queue_bytes": 16384}
-"""What a board keeps in RAM while the gateway starts again: 12 s of its fastest readings (the default is 64 of them)."""
+"""What a board keeps in RAM while the gateway starts again: 12 s of its fastest readings."""
 
 _CONFIG = """\
 # Written by `edge demo` at each start.
