@@ -42,8 +42,8 @@ def case_of(seed: int) -> dict[str, Any]:
         "size": every * rng.choice((1, 2, 3)) if shape == "sliding" else rng.choice((3, 5, 10)),
         "every": every,
         "gap": rng.choice((2, 5)),
-        # Sessions are never too late here: Beam's Python runner goes on merging with sessions that it has let go of, and
-        # drops by an event's own window where ours (as Flink) looks at the session that it becomes a part of.
+        # Sessions are never too late here: Beam's Python runner goes on merging with sessions that it has let go of,
+        # and drops by an event's own window where ours (as Flink) looks at the session that it becomes a part of.
         "lateness": rng.choice((0, 3, 10, 40)) if shape != "session" else 1000,
         "accumulation": ("discarding", "accumulating")[seed // 3 % 2],
     }
