@@ -1,4 +1,4 @@
-"""The examples in other languages, built as their READMEs say: for all tests that deploy them."""
+"""For all tests: no deadlines, and the examples in other languages, built as their READMEs say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from edge_runtime.functions.sandbox import cache, javascript
 from edge_runtime.functions.sandbox.errors import GuestError
+
+settings.register_profile("unhurried", parent=settings(), deadline=None)  # How busy the machine is, is no fault.
+settings.load_profile("unhurried")
 
 LANGUAGES = Path(__file__).parents[1] / "examples/languages"
 

@@ -25,6 +25,11 @@ from edge_runtime.streamspec import (
 
 MAX_OVERLAP = 1000
 """Sliding windows that one event may belong to."""
+MAX_SPOKEN = 256
+"""The same where each event may make a pane of each, and matches of an event: what follows from one is stored in one
+piece."""
+LONGEST = 366 * 86_400 * 1_000_000
+"""Any length of time: a year, microseconds."""
 MAX_SOURCES = 3
 MAX_STEPS = 32
 MAX_VALUES = 64
@@ -54,6 +59,7 @@ _ARGS: dict[str, dict[str, tuple[float, float]]] = {
     "top": {"k": (1, 1000)},
     "collect": {"limit": (1, 10_000)},
     "custom": {"limit": (1, 10_000)},
+    "time_mean": {"limit": (2, 10_000)},
 }
 
 
@@ -69,15 +75,17 @@ def check(stream: Stream) -> None:
     match stream.computation:
         case Window() as window:
             _window(window)
-        case Join(within=within, by=by, lateness=lateness) | Sequence(within=within, by=by, lateness=lateness):
-            _above("within", within)
-            _not_below("lateness", lateness)
+        case Join(within=within, by=by, lateness=lateness) | Sequence(within=within, by=by, lateness=lateness) as pair:
+            _length("within", within)
+            _length("lateness", lateness, 0)
             key_of(by)
+            if isinstance(pair, Join) and not 0 < pair.most <= MAX_SPOKEN:
+                raise ConfigError(f"'most' is {pair.most}: it can be 1 to {MAX_SPOKEN}")
         case Latest(by=by, keep=keep):
-            _not_below("keep", keep)
+            _length("keep", keep, 0)
             key_of(by)
         case Absent(length=length, by=by):
-            _above("after", length)
+            _length("after", length)
             key_of(by)
 
 
@@ -96,12 +104,12 @@ def _step(step: Step) -> None:
         case Sample(every=every):
             _above("sample", every)
         case Deduplicate(fields=fields, within=within):
-            _above("within", within)
+            _length("within", within)
             if not fields:
                 raise ConfigError("deduplicate needs the fields by which events are the same")
         case Throttle(most=most, within=within):
             _above("throttle", most)
-            _above("within", within)
+            _length("within", within)
             if most > 1000:
                 raise ConfigError(f"throttle to {most} events is more than it can remember: at most 1000")
         case _:
@@ -109,11 +117,14 @@ def _step(step: Step) -> None:
 
 
 def _window(window: Window) -> None:
+    trigger = window.trigger
+    early = bool(trigger.early_count or trigger.early_every)
     match window.shape:
         case Fixed(size=size):
-            _above("every", size)
+            _length("every", size)
         case Sliding(size=size, every=every):
-            _above("every", every)
+            _length("every", every)
+            _length("size", size)
             if every > size:
                 raise ConfigError(
                     "the windows' size is less than every so often one begins: events between them would be lost",
@@ -121,10 +132,15 @@ def _window(window: Window) -> None:
                 )
             if size > MAX_OVERLAP * every:
                 raise ConfigError(f"an event would belong to more than {MAX_OVERLAP} windows: size / every is too much")
+            if size > MAX_SPOKEN * every and (window.lateness or early):
+                raise ConfigError(
+                    f"an event would make panes of more than {MAX_SPOKEN} windows: size / every is too much",
+                    hint=f"Up to {MAX_OVERLAP} without 'lateness' and early panes.",
+                )
         case Session(gap=gap):
-            _above("gap", gap)
+            _length("gap", gap)
         case _:
-            if not window.trigger.early_count and not window.trigger.early_every:
+            if not early:
                 raise ConfigError(
                     "a window for all time never ends: nothing would come of it",
                     hint='Give every="1m", or early_count=100 or early_every="1m".',
@@ -139,13 +155,13 @@ def _window(window: Window) -> None:
     if window.accumulation not in ("discarding", "accumulating", "retracting"):
         raise ConfigError(f"accumulation is '{window.accumulation}': 'discarding', 'accumulating' or 'retracting'")
     for field in ("lateness", "delay"):
-        _not_below(field, getattr(window, field))
+        _length(field, getattr(window, field), 0)
     for field in ("idle", "ahead", "behind"):
-        _above(field, getattr(window, field))
-    for field in ("early_count", "early_every", "late_every"):
-        _not_below(field, getattr(window.trigger, field))
-    if window.trigger.early_count > MAX_COUNT:
-        raise ConfigError(f"early_count is {window.trigger.early_count}: at most {MAX_COUNT}")
+        _length(field, getattr(window, field))
+    for field in ("early_every", "late_every"):
+        _length(field, getattr(trigger, field), 0)
+    if not 0 <= trigger.early_count <= MAX_COUNT:
+        raise ConfigError(f"early_count is {trigger.early_count}: it can be 0 to {MAX_COUNT}")
 
 
 def _aggregate(name: str, aggregate: Aggregate) -> None:
@@ -156,6 +172,10 @@ def _aggregate(name: str, aggregate: Aggregate) -> None:
     reader(aggregate.field)
     bounds = _ARGS.get(aggregate.op, {})
     for argument, value in aggregate.args.items():
+        if (aggregate.op, argument) == ("variance", "population"):
+            if type(value) is not bool:
+                raise ConfigError(f"'{name}': 'population' of variance is {value!r}: true or false")
+            continue
         if argument not in bounds:
             raise ConfigError(f"'{name}': {aggregate.op} has no '{argument}'")
         least, most = bounds[argument]
@@ -171,6 +191,8 @@ def _above(name: str, value: int) -> None:
         raise ConfigError(f"'{name}' is {value}: it has to be more than 0")
 
 
-def _not_below(name: str, value: int) -> None:
-    if value < 0:
-        raise ConfigError(f"'{name}' is {value}: it cannot be less than 0")
+def _length(name: str, value: int, least: int = 1) -> None:
+    if value < least:
+        raise ConfigError(f"'{name}' is {value}: it has to be {'more than 0' if least else '0 or more'}")
+    if value > LONGEST:
+        raise ConfigError(f"'{name}' is {value // 86_400_000_000} days: at most 366")

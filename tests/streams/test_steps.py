@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from edge_runtime.config import StreamSettings
 from edge_runtime.errors import ConfigError
 from edge_runtime.events import Event
+from edge_runtime.streams.build import machine_of
 from edge_runtime.streams.check import check
 from edge_runtime.streams.settings import stream_of
 from edge_runtime.streams.steps import MAX_ITEMS, Steps
 from edge_runtime.streamspec import (
+    Absent,
     Aggregate,
     Deduplicate,
     Enrich,
@@ -25,12 +27,15 @@ from edge_runtime.streamspec import (
     Join,
     Map,
     Sample,
+    Sequence,
+    Session,
     Sliding,
     Source,
     Split,
     Step,
     Stream,
     Throttle,
+    Trigger,
     Window,
 )
 
@@ -154,6 +159,13 @@ WINDOW = Window(Fixed(10), {"n": Aggregate("count")})
         (Stream([Source("a")], Window(Fixed(0), WINDOW.compute)), "every"),
         (Stream([Source("a")], Window(Sliding(5, 10), WINDOW.compute)), "less than"),
         (Stream([Source("a")], Window(Sliding(5000, 1), WINDOW.compute)), "more than 1000 windows"),
+        (Stream([Source("a")], Window(Sliding(300, 1), WINDOW.compute, lateness=1)), "more than 256 windows"),
+        (Stream([Source("a")], Window(Sliding(300, 1), WINDOW.compute, trigger=Trigger(5))), "more than 256 windows"),
+        (Stream([Source("a")], Window(Fixed(367 * 86_400_000_000), WINDOW.compute)), "367 days"),
+        (Stream([Source("a")], Window(Fixed(5), WINDOW.compute, trigger=Trigger(-1))), "early_count"),
+        (Stream([Source("a")], Absent(400 * 86_400_000_000)), "400 days"),
+        (Stream([Source("a")], Window(Fixed(5), {"x": Aggregate("variance", "v", {"population": 1})})), "population"),
+        (Stream([Source("a")], Window(Fixed(5), {"x": Aggregate("time_mean", "v", {"limit": 1})})), "from 2"),
         (Stream([Source("a")], Window(Global(), WINDOW.compute)), "never ends"),
         (Stream([Source("a")], Window(Fixed(5), {})), "0 values"),
         (Stream([Source("a")], Window(Fixed(5), {"x": Aggregate("meen", "v")})), "no aggregate 'meen'"),
@@ -164,12 +176,54 @@ WINDOW = Window(Fixed(10), {"n": Aggregate("count")})
         (Stream([Source("a")], Window(Fixed(5), WINDOW.compute, accumulation="all")), "accumulation"),
         (Stream([Source("a")], Window(Fixed(5), WINDOW.compute, lateness=-1)), "lateness"),
         (Stream([Source("a"), Source("b")], Join(0)), "within"),
+        (Stream([Source("a"), Source("b")], Join(5, most=0)), "most"),
     ],
 )
 def test_what_cannot_be_is_told(stream: Stream, why: str) -> None:
     with pytest.raises(ConfigError) as refused:
         check(stream)
     assert why in f"{refused.value} {refused.value.hint}"
+
+
+LENGTHS = st.one_of(st.integers(-1, 2000), st.sampled_from([10**9, 366 * 86_400 * 10**6, 10**16]))
+AGGREGATES = st.builds(
+    Aggregate,
+    st.sampled_from(["count", "mean", "variance", "collect", "time_mean", "quantile", "top", "distinct", "custom"]),
+    st.sampled_from(["", "v", "a.b", "a..b"]),
+    st.dictionaries(
+        st.sampled_from(["q", "k", "limit", "population", "x"]), st.sampled_from([0, 0.5, 1, 2, 10**5, True, "a"])
+    ),
+)
+COMPUTATIONS = st.one_of(
+    st.builds(
+        Window,
+        st.one_of(
+            st.builds(Fixed, LENGTHS),
+            st.builds(Sliding, LENGTHS, LENGTHS),
+            st.builds(Session, LENGTHS),
+            st.just(Global()),
+        ),
+        st.dictionaries(st.sampled_from("ab"), AGGREGATES, max_size=2),
+        lateness=LENGTHS,
+        delay=LENGTHS,
+        trigger=st.builds(Trigger, LENGTHS, LENGTHS, LENGTHS),
+        accumulation=st.sampled_from(["discarding", "retracting", "none"]),
+    ),
+    st.builds(Join, LENGTHS, st.sampled_from(["device", "data.zone", "zone", ""]), LENGTHS, LENGTHS),
+    st.builds(Sequence, LENGTHS, lateness=LENGTHS),
+    st.builds(Absent, LENGTHS),
+)
+
+
+@given(COMPUTATIONS, st.integers(0, 4))
+def test_what_passes_can_be_made(computation: Any, sources: int) -> None:
+    """In the daemon one asks; the worker makes it, and must not fail at it."""
+    stream = Stream([Source("a"), Source("b"), Source("c"), Source("d")][:sources], computation)
+    try:
+        check(stream)
+    except ConfigError:
+        return
+    assert machine_of(stream) is not None
 
 
 def test_words_of_the_configuration() -> None:
