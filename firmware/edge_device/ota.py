@@ -29,7 +29,8 @@ STARTS = 3
 _WHY = ("", "it was not confirmed in its starts", "it was not confirmed in its time", "it found itself wanting")
 _BUSY = const(10)  # ms between two turns
 _TURN = const(5)  # ms that one may take, and one step more
-_RESTING = const(1000)
+_WAITING = const(1000)
+_NEVER = const(1 << 29)  # a board that sleeps is not to wake for nothing
 _STEP = const(1024)  # bytes read or copied in one
 _FLUSH = const(4096)  # a flash block: smaller pieces are written more than once
 _AGAIN = const(10000)  # ms for an answer to an ask
@@ -86,7 +87,7 @@ class Ota:
             self._tell(ROLLED_BACK, _release(self._other), _why(state[edge_boot.WHY]))
         else:
             self._tell(IDLE, b"", "")
-        self._timer = core.every(_RESTING, self.tick)
+        self._timer = core.every(_WAITING if self._trial else _NEVER, self.tick)
 
     # What is said
 
@@ -172,7 +173,7 @@ class Ota:
         self._stop()
         self._offer = offer
         self._work = self._update(release, size, number, proofs)
-        self._timer.period = _BUSY
+        self._wake(_BUSY)
 
     def _stop(self):
         """Nothing is offered any more; what was fetched stays, for another time."""
@@ -184,7 +185,12 @@ class Ota:
     def _end(self):
         self._work = self._ask = self._data = self._offer = None
         self._done = self._total = 0
-        self._timer.period = _RESTING
+        self._wake(_NEVER)
+
+    def _wake(self, period):
+        """Be called with the next turn, and from then on every `period` ms."""
+        self._timer.period = period
+        self._timer.due = 0
 
     # What is done
 
@@ -215,6 +221,7 @@ class Ota:
         if good and (self.delivered or not self._needs_event) and (not self.check or self.check()):
             edge_boot.confirm()
             self._trial = False
+            self._wake(_NEVER)
             self._tell(IDLE, b"", "")
         elif self._core.hal.uptime() > self._until:
             self._core.log("update: this version could not be confirmed in its time")
@@ -360,11 +367,11 @@ class Ota:
         self._asked = 0
         self._ask = ask
         while self._data is None:
-            self._timer.period = _RESTING  # whatever comes calls us
+            self._timer.period = _WAITING  # whatever comes calls us
             yield True
             if self._asked and self._data is None and self._core.hal.uptime() - self._asked > _AGAIN:
                 self._asked = 0
-        self._timer.period = _BUSY
+        self._wake(_BUSY)
         data = self._data
         self._data = None
         if not 0 < len(data) <= number:

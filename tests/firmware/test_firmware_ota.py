@@ -364,7 +364,7 @@ def test_the_forms_as_the_vectors_have_them(modules: tuple[Any, Any]) -> None:
         form = cbor.decode(bytes.fromhex(case["hex"]))
         assert (form[0].hex(), form[1], form[2].hex()) == (case["digest"], case["offset"], case["data"])
     for case in VECTORS["asks"]:
-        board = SimpleNamespace(_timer=SimpleNamespace())
+        board = SimpleNamespace(_timer=SimpleNamespace(), _wake=None)
         next(ota.Ota._chunk(board, bytes.fromhex(case["digest"]), case["offset"], case["length"]))
         assert board._ask.hex() == case["hex"]
     for case in VECTORS["manifests"]:

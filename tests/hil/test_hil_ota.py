@@ -33,6 +33,23 @@ PATIENCE = 60
 CRASHES = "import bme280\n" + PROGRAM
 ELSEWHERE = PROGRAM.replace("device.run()", "device.config.link.port = 9\ndevice.run()")
 
+SHORT = """
+import os
+
+from edge_device import ota
+
+
+class Os:
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def statvfs(self, path):
+        return (4096, 4096, 100, 20, 20)
+
+
+ota.os = Os()
+"""
+
 
 class Gateway:
     """Front doors over a journal in memory, and what they carry of updates."""
@@ -198,6 +215,17 @@ async def test_an_offer_with_a_wrong_proof(
     assert gateway.ota.told(DEVICE).detail == "the offer is not signed with this board's key"
     assert gateway.ota.pieces == 0
     assert board.slot("b") == {}
+
+
+async def test_a_flash_that_is_short(gateway: Gateway, board: UpdatableBoard) -> None:
+    (board.flash / "a" / "main.py").write_text(SHORT + PROGRAM.replace("VERSION", "'1.0'"))
+    await board.start()
+    rollout = await gateway.roll_out()
+    await gateway.wait_for(rollout, Stand.FAILED)
+    assert gateway.ota.told(DEVICE).detail.startswith("the flash is short: it needs ")
+    await until(lambda: gateway.versions() == ["1.0"], "it goes on sending", timeout=PATIENCE)
+    assert board.slot("b") == {}
+    assert board.starts == 1
 
 
 async def test_paused_and_resumed(gateway: Gateway, board: UpdatableBoard) -> None:
