@@ -52,6 +52,8 @@ class Due:
         """The deadline that is being dealt with, and the key to which it has been."""
         self._sorted = BEGINNING
         """The deadline whose keys are in order, the first one last."""
+        self._away = NEVER
+        """What is not in memory is not earlier than this."""
         self._entries = 0
         """Entries in memory."""
         self._kept = 0
@@ -67,8 +69,7 @@ class Due:
     @property
     def earliest(self) -> int:
         """No deadline is earlier than this, in memory or not; `NEVER` if there is none."""
-        away = (number * self._width for number, bucket in self._buckets.items() if bucket.missing)
-        return min(self.first, min(away, default=NEVER))
+        return min(self.first, self._away)
 
     @property
     def dealt(self) -> int:
@@ -79,7 +80,11 @@ class Due:
     @property
     def whole(self) -> bool:
         """Whether all is in memory."""
-        return not any(bucket.missing for bucket in self._buckets.values())
+        return self._away == NEVER
+
+    def _measure(self) -> None:
+        away = (number * self._width for number, bucket in self._buckets.items() if bucket.missing)
+        self._away = min(away, default=NEVER)
 
     def add(self, deadline: int, key: str) -> None:
         """The key has to be looked at then."""
@@ -167,6 +172,7 @@ class Due:
                 bucket.known = True
                 bucket.tail = [(deadline, key) for deadline, key in entries]
             entries = bucket.tail
+        self._measure()
         for deadline, key in entries:
             if deadline > self._passed and (deadline != self._partly[0] or key > self._partly[1]):
                 self._near(deadline, key)
@@ -183,6 +189,7 @@ class Due:
         self._keys = {time: keys for time, keys in self._keys.items() if time // self._width not in away}
         self.times[:] = sorted(self._keys)
         self._kept = self._entries = sum(map(len, self._keys.values()))
+        self._measure()
 
     def head(self) -> list[Any]:
         """What is known without the segments."""
@@ -198,6 +205,7 @@ class Due:
             bucket.segments = segments
             bucket.known = False
             bucket.missing = set(range(segments))
+        self._measure()
         return [self._name(number, segments - 1) for number, segments in buckets]
 
     def dump(self) -> Iterable[tuple[str, list[Any] | None]]:
@@ -209,6 +217,7 @@ class Due:
                 name = self._name(number, segment)
                 self._full.pop(name, None)
                 yield name, None
+        self._measure()
         yield from self._full.items()
         self._full.clear()
         for number, bucket in self._buckets.items():

@@ -192,8 +192,8 @@ class Windows:
         for deadline, key in self._shaped.registered:
             self._due.add(deadline, key)
         self._shaped.registered.clear()
-        if self._due.first < self.before and not self._behind:
-            self.before = self._due.first
+        if self._due.earliest < self.before and not self._behind:
+            self.before = self._due.earliest
             self._marks.want(self.before, now)
 
     def _pass(self, now: int, index: int) -> None:
@@ -233,8 +233,8 @@ class Windows:
                 shaped.registered.clear()
         self._behind = due.first <= watermark
         due.settle(watermark)
-        self.before = NEVER if self._behind else due.first
-        self._marks.want(due.first, now)
+        self.before = NEVER if self._behind else due.earliest
+        self._marks.want(due.earliest, now)
 
     def _looked_at(self, key: str) -> Cell | None:
         self._over += 1

@@ -11,7 +11,7 @@ from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.events import TICK, Event
 from edge_runtime.streams.engine import HEAD, Windows, machine
 from edge_runtime.streams.machine import Machine
-from edge_runtime.streamspec import Aggregate, Fixed, Global, Session, Sliding, Trigger, Window
+from edge_runtime.streamspec import SECOND, Aggregate, Fixed, Global, Session, Sliding, Trigger, Window
 from tests.streams.transcripts import Store
 
 COUNT = {"n": Aggregate("count")}
@@ -94,6 +94,27 @@ def test_when_it_wants_to_be_woken() -> None:
         tick = Event("gateway", b"", 0, TICK + "t", at, at, None)
         woken.append((at, len(store.take(windows, [tick], [at]))))
     assert woken == [(170, 0), (176, 2)]  # all are idle at 170, with an event of 4: 6 to the end
+
+
+def test_it_is_woken_for_what_is_not_in_memory() -> None:
+    spec = Window(Fixed(60 * SECOND), COUNT, by="data.zone")
+    store, windows = Store(), Windows(spec)
+    made = [Event("a", b"12345678", n, "e", n * SECOND, n * SECOND, {"zone": f"z{n}"}) for n in range(10, 50)]
+    store.take(windows, made, [item.received for item in made])
+    store.save(windows)
+    windows.shrink(0)
+    store.save(windows)
+    late = Event("a", b"12345678", 99, "e", 59 * SECOND, 59 * SECOND, {"zone": "z10"})
+    store.take(windows, [late], [59 * SECOND])
+    store.save(windows)
+    windows.shrink(0)
+    panes = 0
+    for again in (windows, Windows(spec)):  # let go of, and taken up
+        ticks = panes = 0
+        while (at := again.wakes() or (120 * SECOND if ticks == 0 else None)) is not None and ticks < 10:
+            panes += len(store.take(again, [Event("gateway", b"", 0, TICK + "t", at, at, None)], [at]))
+            ticks += 1
+        assert panes == 40
 
 
 def test_nothing_is_left_when_all_has_ended() -> None:
