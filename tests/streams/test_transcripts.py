@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from itertools import combinations, product
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from edge_runtime.streams.build import machine_of
+from edge_runtime.streams.check import check
 from edge_runtime.streams.engine import Windows
 from edge_runtime.streams.machine import Machine
-from edge_runtime.streamspec import Source, Window
-from tests.streams.transcripts import FOLDER, WAYS, Computation, Transcript, Wrong, read
+from edge_runtime.streamspec import Source, Stream, Window
+from tests.streams.transcripts import FOLDER, WAYS, Computation, Make, Transcript, Wrong, read
 
 TRANSCRIPTS = {path.stem: read(path) for path in sorted(FOLDER.glob("*.txt"))}
 WINDOWS = {name: item for name, item in TRANSCRIPTS.items() if isinstance(item.computation, Window)}
+OTHERS = {name: item for name, item in TRANSCRIPTS.items() if name not in WINDOWS}
 
 
 def make(computation: Computation, sources: list[Source]) -> Machine:
@@ -21,16 +24,37 @@ def make(computation: Computation, sources: list[Source]) -> Machine:
     return Windows(computation)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", WINDOWS)
-def test_windows(name: str, way: Any) -> None:
-    transcript = WINDOWS[name]
+def make_other(computation: Computation, sources: list[Source]) -> Machine:
+    stream = Stream(sources, computation)
+    check(stream)
+    machine = machine_of(stream)
+    assert machine is not None
+    return machine
+
+
+def held_to(transcript: Transcript, way: Any, make: Make) -> None:
     if not transcript.fails:
         way(transcript, make)
     elif way is WAYS[0]:
         with pytest.raises(Wrong) as wrong:
             way(transcript, make)
         assert transcript.fails in str(wrong.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows(name: str, way: Any) -> None:
+    held_to(WINDOWS[name], way, make)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OTHERS)
+def test_joins_absences_and_sequences(name: str, way: Any) -> None:
+    held_to(OTHERS[name], way, make_other)
+
+
+def test_each_computation_has_one_that_must_fail() -> None:
+    assert {type(item.computation) for item in TRANSCRIPTS.values() if item.fails} == set(get_args(Computation))
 
 
 def test_some_must_fail() -> None:
