@@ -97,8 +97,8 @@ def _unfinished(folder: str, names: list[str]) -> list[str]:
     """Versions that are just being written or removed, beside the others of an app; and the key that signs releases:
     a backup lets nobody sign.
     """
-    if Path(folder).name == RELEASES:
-        return [name for name in names if name.startswith("key.pem")]
+    if RELEASES in Path(folder).parts[-2:]:
+        return [name for name in names if name == "key.pem" or name.endswith(".new")]
     return [name for name in names if name.startswith(".")] if Path(folder).parent.name == APPS else []
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from devices.release_store import ReleaseStore, new_package
+from devices.releases import manifest_of
 from edge_runtime.errors import EdgeError
 from edge_runtime.planes import backups
 from tests.ingress.mqtt_house import event_packet
@@ -45,6 +47,8 @@ async def test_a_running_gateway_is_saved_and_restored(site: Site, tmp_path: Pat
     version = await site.deploy(GOOD)
     await fill(site, 20)
     await site.until("command", lambda found: len(found) == 20)
+    store, files = site.gateway.ota.store, {"main.py": b"print(1)\n"}
+    release = store.take_in(new_package(files, manifest_of("greenhouse", "1.0", files)), 1)
     saved = await site.gateway.backup(tmp_path / "backup")
     assert saved.records >= 40
     with pytest.raises(EdgeError, match="there already"):
@@ -52,6 +56,10 @@ async def test_a_running_gateway_is_saved_and_restored(site: Site, tmp_path: Pat
     restored = await asyncio.to_thread(backups.restore, tmp_path / "backup", tmp_path / "second" / "data")
     assert restored.records == saved.records
     await check(tmp_path / "second", version, 20)
+    second = ReleaseStore(tmp_path / "second" / "data" / "releases")
+    assert second.all() == [release]
+    assert second.content(release.id, release.manifest.files[0].digest) == files["main.py"]
+    assert second.own_public() != store.own_public(), "a backup lets nobody sign"
     with pytest.raises(EdgeError, match="already"):
         backups.restore(tmp_path / "backup", tmp_path / "second" / "data")
 
