@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], bool], what: str, timeout: float = 20) -> None:
+async def until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
     """Return once `condition()` is true; TimeoutError, which says `what` did not happen, after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():
