@@ -33,6 +33,8 @@ from edge_runtime.streamspec import SECOND, Fixed, Global, Session, Sliding, Win
 
 VERSION = 1
 """Of what is dumped."""
+OVERLAP = MOST
+"""Sliding windows of an event that may all have to speak because of it."""
 AHEAD = 4 * MOST
 """Keys that have something due soon and are asked for together."""
 
@@ -378,8 +380,8 @@ def _shaped(spec: Window, compute: Compute, triggers: Triggers, lateness: int) -
     if isinstance(shape, Global) and not triggers.early:
         raise ConfigError("A global window without an early trigger never says anything", hint="Such as early_count.")
     if isinstance(made, SlidingWindows) and isinstance(shape, Sliding):
-        if shape.size > MOST * shape.every and (triggers.early or lateness):
-            hint = f"Beyond {MOST} of them windows can have neither lateness nor early triggers."
+        if shape.size > OVERLAP * shape.every and (triggers.early or lateness):
+            hint = f"Beyond {OVERLAP} of them windows can have neither lateness nor early triggers."
             raise ConfigError(f"Each event would belong to {shape.size // shape.every} windows", hint=hint)
         if not (triggers.discarding and triggers.early):
             return Sliced(made, shape.size, shape.every, compute, triggers, lateness)

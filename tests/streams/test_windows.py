@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.events import TICK, Event
+from edge_runtime.streams import engine
 from edge_runtime.streams.engine import Windows
 from edge_runtime.streams.machine import MOST, Pane, Result
 from edge_runtime.streamspec import SECOND, Aggregate, Fixed, Session, Sliding, Trigger, Window
@@ -53,6 +55,10 @@ moments = st.lists(
 )
 
 
+mosts = st.sampled_from([1, 2, 256])
+"""Results of an event: with few, much is done later than it is due."""
+
+
 def in_seconds(spec: Window) -> Window:
     """The same with every microsecond a second: its index of what is due then has many buckets."""
     plain = msgspec.to_builtins(spec)
@@ -90,13 +96,21 @@ def test_as_done_naively(spec: Window, story: list[Moment]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(windows, moments, st.lists(st.sampled_from(["on", "save", "shrink", "restart"]), min_size=40, max_size=40))
+@given(
+    windows, moments, st.lists(st.sampled_from(["on", "save", "shrink", "restart"]), min_size=40, max_size=40), mosts
+)
 @example(  # a key that has ended, and begins again before that was stored
     Window(Session(1), COMPUTE, idle=5, ahead=FOREVER, behind=FOREVER),
     [(0, "c", 0, 0), (1, "b", 0, 0), (2, "a", 0, 0), (2, "a", 0, 0), (0, "c", 0, 0), (0, "b", 0, 0)],
     ["on", "on", "shrink", *["on"] * 37],
+    256,
 )
-def test_interrupted_anywhere(spec: Window, story: list[Moment], what: list[str]) -> None:
+def test_interrupted_anywhere(spec: Window, story: list[Moment], what: list[str], most: int) -> None:
+    with patch.object(engine, "MOST", most):
+        interrupted(spec, story, what)
+
+
+def interrupted(spec: Window, story: list[Moment], what: list[str]) -> None:
     spec = in_seconds(spec)
     events, times = happened(story, SECOND)
     expected = Store().take(Windows(spec), events, times)
@@ -112,6 +126,17 @@ def test_interrupted_anywhere(spec: Window, story: list[Moment], what: list[str]
         if what[index] == "restart":
             machine = Windows(spec)
     assert results == expected
+
+
+def ended(spec: Window, events: list[Event], times: list[int]) -> list[Result]:
+    """With a tick long after the last event, and those that are asked for then."""
+    machine, store, end = Windows(spec), Store(), FOREVER * 3
+    results = store.take(machine, events, times)
+    for _ in range(10_000):
+        results += store.take(machine, [Event("gateway", b"", 0, TICK + "t", end, end, None)], [end])
+        if machine.wakes() != end:
+            return results
+    raise AssertionError("it never comes to an end")
 
 
 def _final(panes: list[Pane]) -> dict[tuple[str, int, int], Any]:
@@ -133,28 +158,26 @@ def _batched(spec: Window, events: list[Event]) -> dict[tuple[str, int, int], An
 
 
 @settings(max_examples=200, deadline=None)
-@given(windows, moments, st.randoms(use_true_random=False))
-def test_any_order_ends_the_same(spec: Window, story: list[Moment], random: Any) -> None:
+@given(windows, moments, st.randoms(use_true_random=False), mosts)
+def test_any_order_ends_the_same(spec: Window, story: list[Moment], random: Any, most: int) -> None:
     """Whatever the order in which they come: as if all were there from the beginning."""
     accumulation = "retracting" if isinstance(spec.shape, Session) else "accumulating"
     spec = msgspec.structs.replace(spec, lateness=FOREVER, accumulation=accumulation)
     events, times = happened([moment for moment in story if moment[1]])
     expected = _batched(spec, events)
     random.shuffle(events)
-    end = FOREVER * 3
-    tick = Event("gateway", b"", 0, TICK + "t", end, end, None)
-    results = Store().take(Windows(spec), [*events, tick], [*times, end])
+    with patch.object(engine, "MOST", most):
+        results = ended(spec, events, times)
     assert _final([item for item in results if isinstance(item, Pane)]) == expected
 
 
 @settings(max_examples=200, deadline=None)
-@given(windows, moments)
-def test_what_is_new_adds_up(spec: Window, story: list[Moment]) -> None:
+@given(windows, moments, mosts)
+def test_what_is_new_adds_up(spec: Window, story: list[Moment], most: int) -> None:
     spec = msgspec.structs.replace(spec, lateness=FOREVER, accumulation="discarding")
     events, times = happened([moment for moment in story if moment[1]])
-    end = FOREVER * 3
-    tick = Event("gateway", b"", 0, TICK + "t", end, end, None)
-    results = Store().take(Windows(spec), [*events, tick], [*times, end])
+    with patch.object(engine, "MOST", most):
+        results = ended(spec, events, times)
     batched = _batched(spec, events).values()
     for name in ("n", "sum"):
         said = sum(item.values[name] for item in results if isinstance(item, Pane))
