@@ -243,8 +243,9 @@ async def test_paused_and_resumed(gateway: Gateway, board: UpdatableBoard) -> No
     await gateway.wait_for(rollout, Stand.RUNS)
 
 
-async def test_over_a_serial_line(gateway: Gateway, board: UpdatableBoard, tmp_path: Path) -> None:
+async def test_over_a_bad_serial_line(gateway: Gateway, board: UpdatableBoard, tmp_path: Path) -> None:
     line = FaultyLine(tmp_path / "tty0")
+    line.loss = line.damage = 0.01
     line.plug()
     try:
         board.settings = {"device": DEVICE, "key": gateway.key, "link": "serial", "ring": 255}
