@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from devices.boards import BOARDS, PICO_PYTHON, Board, EspFlash
+from devices.boards import BOARDS, Board, EspFlash
 from devices.flash import drive as uf2
 from devices.flash import esp
 from devices.flash.errors import FlashError, NoAnswer
@@ -21,6 +21,7 @@ PROBE = 12.0
 Who is taken for blank is erased."""
 START = 60.0
 """Seconds until it answers after it was written: its first start makes the file system."""
+_AGAIN = 0.5
 DRIVE = 30.0
 """Seconds for a drive to be mounted."""
 
@@ -82,16 +83,35 @@ class Bench:
         uf2.write(self.drive, board, image, progress)
 
     def answers(self, board: Board) -> Found:
-        """Return once MicroPython answers after it was written. Raises FlashError."""
-        if self.port is None:
-            pid = PICO_PYTHON.text
-            self.port = _awaited(lambda: [each.where for each in find() if each.usb == pid], START)
-        if self.port is None:
-            raise FlashError(
-                f"the {board.title} has not come back as a serial port",
-                hint="Unplug it, plug it in again without BOOTSEL, and give the same command.",
-            )
-        return Prompt(self.port).wait_for(START)
+        """Return once MicroPython answers after it was written, whatever its port is called then. Raises FlashError."""
+        end = time.monotonic() + START
+        failed = FlashError(
+            f"the {board.title} has not come back as a serial port",
+            hint="Unplug it, plug it in again (without BOOTSEL), and give the same command.",
+        )
+        while time.monotonic() < end:
+            port = self.port if self.port is not None and self.port.exists() else self._back(board)
+            if port is not None:
+                try:
+                    found = Prompt(port).look(timeout=max(5.0, end - time.monotonic()))
+                    self.port = port
+                    return found
+                except FlashError as error:
+                    failed = error
+            time.sleep(_AGAIN)
+        raise failed
+
+    def _back(self, board: Board) -> Path | None:
+        """The port that such a board has come back with: MicroPython's own USB may have another id than the ROM's."""
+        same = [each for each in find() if not each.drive and board in each.boards]
+        if self.number:
+            same = [each for each in same if _plain(each.number) == _plain(self.number)] or same
+        return same[0].where if len(same) == 1 else None
+
+
+def _plain(number: str) -> str:
+    """A USB serial number as all firmwares of a chip write it: some put colons between the bytes."""
+    return number.replace(":", "").lower()
 
 
 def _awaited(look: Callable[[], list[Path]], seconds: float) -> Path | None:

@@ -6,9 +6,8 @@ import json
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +106,6 @@ class Prompt:
     """A board with MicroPython on a port."""
 
     port: Path
-    wait: Callable[[float], None] = field(default=time.sleep)
-    """Called between two attempts."""
 
     def look(self, paths: Sequence[str] = (), *, timeout: float = ANSWER) -> Found:
         """What runs there, and the digests of some files. Interrupts the program. Raises FlashError."""
@@ -131,17 +128,6 @@ class Prompt:
                 hint=f"Name a newer MicroPython with --image ({OLDEST[0]}.{OLDEST[1]} or later).",
             )
         return found
-
-    def wait_for(self, seconds: float) -> Found:
-        """Return once MicroPython answers, which after its first start takes a while. Raises FlashError."""
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                return self.look(timeout=max(5.0, min(ANSWER, end - time.monotonic())))
-            except FlashError:
-                if time.monotonic() >= end:
-                    raise
-            self.wait(0.5)
 
     def copy(
         self,

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from devices.boards import ESP32_S3, PICO, PICO_W
-from devices.flash import drive, images, ports
+from devices.flash import choose, drive, images, ports
 from devices.flash.choose import Bench
 from devices.flash.errors import FlashError
 from devices.flash.images import Image
 from devices.flash.ports import Found
+from edge_runtime.cli import flash
+from tests.flash.conftest import Plug
 from tests.flash.made import uf2_image
 
 INFO = "UF2 Bootloader v3.0\nModel: Raspberry Pi RP2\nBoard-ID: RPI-RP2\n"
@@ -119,6 +121,37 @@ def test_what_is_connected(folder: Path, tmp_path: Path) -> None:
     assert found[2].drive
     assert "Pico W" in found[2].line
     assert ports.find(list, tmp_path / "none") == []
+
+
+def test_two_boards_and_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [Found(Path("/dev/ttyACM0"), (PICO, PICO_W), "2e8a:0005", "a"), Found(Path("/dev/ttyUSB0"), (ESP32_S3,))]
+    monkeypatch.setattr(flash, "find", lambda: two)
+    with pytest.raises(FlashError, match="2 boards are connected") as caught:
+        flash._chosen(None, None, True)
+    assert "/dev/ttyACM0  2e8a:0005  Raspberry Pi Pico or" in str(caught.value)
+    assert "--port" in caught.value.hint
+    assert flash._chosen(Path("/dev/ttyUSB0"), None, False) is two[1]
+    monkeypatch.setattr(flash, "find", lambda: two[:1])
+    assert flash._chosen(None, None, False) is two[0]
+    monkeypatch.setattr(flash, "find", list)
+    with pytest.raises(FlashError, match="no board is connected"):
+        flash._chosen(None, None, False)
+
+
+def test_a_board_comes_back_under_another_name(monkeypatch: pytest.MonkeyPatch, plug: Plug) -> None:
+    board = plug()
+    gone = Path("/dev/ttyACM-that-was")
+    back = Found(board.port, (ESP32_S3,), "303a:4001", "E4:5F:01:00:00:01")
+    other = Found(Path("/dev/none"), (ESP32_S3,), "303a:4001", "another")
+    monkeypatch.setattr(choose, "find", lambda: [other, back])
+    bench = Bench(Found(gone, (ESP32_S3,), "303a:1001", "e45f01000001"), None)
+    assert bench.answers(ESP32_S3).name == "micropython"
+    assert bench.port == board.port
+    monkeypatch.setattr(choose, "START", 0.2)
+    monkeypatch.setattr(choose, "find", list)
+    bench.port = gone
+    with pytest.raises(FlashError, match="has not come back"):
+        bench.answers(ESP32_S3)
 
 
 def test_which_of_several_a_blank_board_is_has_to_be_said(folder: Path) -> None:
