@@ -29,7 +29,7 @@ LONGEST_REST = 3_000_000
 LINE = 200
 """Characters of a board's line in the log."""
 CONFIG = b"config"
-"""The token of a configuration; commands have ids of 16 bytes."""
+"""What the token of a configuration begins with; commands have ids of 16 bytes."""
 
 
 class Opened(Protocol):
@@ -324,7 +324,8 @@ class SerialPort:
 
     def configure(self, payload: bytes) -> None:
         """Send a configuration, now or as soon as there is room."""
-        self._config_due = not self._link.send("config", payload, CONFIG)
+        # A newer one is another message: it must not be taken for the one that is under way.
+        self._config_due = not self._link.send("config", payload, CONFIG + payload)
         self._pump_soon()
 
 

@@ -30,7 +30,7 @@ from edge_runtime.ingress.tls import Certificates
 from edge_runtime.journal.memory import MemoryJournal
 from edge_runtime.journal.records import Command, CommandEnd, DeadLetter
 from hil.board import firmware_folder
-from hil.faulty_network import FaultyUdp
+from hil.faulty_network import FaultyTcp, FaultyUdp
 from hil.script import installed
 from hil.waiting import until
 from tests.firmware.test_firmware_heap import compile_to
@@ -323,5 +323,22 @@ async def test_a_jwt_in_place_of_a_key(site: Site) -> None:
     jwt = {"key": "/board.key", "audience": "test"}
     await site.start("128k", host="localhost", port=port, tls={"ca": "/ca.pem"}, jwt=jwt)
     await site.more(20)
+    assert in_order(site.events)
+    assert site.security == []
+
+
+async def test_a_half_open_connection_is_left_for_the_next_link(site: Site) -> None:
+    _, port, _ = await site.door()
+    _, second, _ = await site.door()
+    network = FaultyTcp("127.0.0.1", port, seed=5)
+    key = await site.registry.add("b1")
+    links = [{"port": await network.start()}, {"port": second}]
+    await site.start("128k", host="127.0.0.1", key=key, links=links, patience=1, keepalive=4, prefer=60, queue=200)
+    await site.more(20)
+    assert site.doors[1].counters.accepted == 0
+    network.deaf_board = True  # what the board says arrives, and no acknowledgement comes back
+    await until(lambda: site.doors[1].counters.accepted == 1, f"the board takes the next; it says {site.logs}")
+    await site.more(40)
+    await network.stop()
     assert in_order(site.events)
     assert site.security == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from devices.twin import json_content
 from hil.board import BoardConfig
 from hil.faulty_line import FaultyLine
 from hil.script import installed
@@ -142,3 +143,51 @@ async def test_a_power_cut_of_the_board(site: Site) -> None:
     assert site.board.journal().acknowledged <= {event.id for event in site.house.events}
     assert len({event.id for event in site.house.events}) == len(site.house.events)
     assert site.house.letters == []
+
+
+CONFIGURED = """
+from edge_device import Device
+
+device = Device.load()
+
+
+@device.on_config
+def configure(config):
+    if config["every"] < 1:
+        raise ValueError("every is too short")
+    device.report({"every": config["every"], "text": len(config.get("text", ""))})
+
+
+device.run()
+"""
+
+
+async def test_a_configuration_over_a_bad_line(tmp_path: Path) -> None:
+    if not installed("unix"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no unix MicroPython: requirements/micropython.txt")
+    house = await SerialHouse.build(tmp_path)
+    twin = house.door.admission.twin
+    key = await house.registry.add("house-1")
+    await twin.set_config("house-1", json_content({"every": 5}))
+    line = house.line(seed=3)
+    line.loss = line.damage = 0.05
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "main.py").write_text(CONFIGURED)
+    options = {"link": "serial", "backoff": 1, "patience": 4, "keepalive": 4}
+    board = UnixBoard(tmp_path / "board", tmp_path / "program", BoardConfig("house-1", key, options=options))
+    board.folder.mkdir()
+    board.line = line.board
+    await board.start()
+    try:
+        await until(lambda: twin.at_hand("house-1").acknowledged == 1, "the board has taken the first", 40)
+        await twin.set_config("house-1", json_content({"every": 0}))
+        await until(lambda: twin.at_hand("house-1").rejected == 2, "the board has refused the second", 40)
+        await twin.set_config("house-1", json_content({"every": 7, "text": "x" * 400}))
+        await until(lambda: twin.at_hand("house-1").acknowledged == 3, "the board has taken one in fragments", 40)
+        await until(lambda: len(twin.at_hand("house-1").states) == 2, "the states have come", 40)
+    finally:
+        await board.stop()
+        await house.tear_down()
+    states = [content.value() for _, content in await twin.states("house-1")]
+    assert states == [{"every": 7, "text": 400}, {"every": 5, "text": 0}]
+    assert house.letters == []
