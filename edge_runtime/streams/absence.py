@@ -22,7 +22,7 @@ class Absence:
         self._length = spec.length
         self._back = spec.back
         self._key_of = key_of(spec.by)
-        self._keys = Remembered("key")
+        self._keys = Remembered("key", SEEN)
         self._queue: list[tuple[int, str]] = []
         """Deadlines, each of a key; some are too early, and are put right when they come."""
         self._now = 0

@@ -48,16 +48,16 @@ class Joining:
     def take(self, events: Sequence[Event], times: Sequence[int]) -> tuple[int, list[Result]]:
         """As `Machine.take`."""
         results: list[Result] = []
-        for index, event in enumerate(events):
+        for index, (event, now) in enumerate(zip(events, times, strict=True)):
             key = None if event.kind.startswith(TICK) else self._cells.key_of(event)
             if key is not None:
-                self._event(index, event, key, results)
+                self._event(index, event, key, self._cells.at(key, now), results)
             if len(results) >= MOST:
                 return index + 1, results
         return len(events), results
 
-    def _event(self, index: int, event: Event, key: str, results: list[Result]) -> None:
-        spec, cell = self._spec, self._cells.at(key)
+    def _event(self, index: int, event: Event, key: str, cell: Sides, results: list[Result]) -> None:
+        spec = self._spec
         late = cell.newest - spec.lateness - event.time
         if late > 0:
             results.append(Late(index, late))
@@ -127,11 +127,11 @@ class WithLatest:
     def take(self, events: Sequence[Event], times: Sequence[int]) -> tuple[int, list[Result]]:
         """As `Machine.take`."""
         results: list[Result] = []
-        for index, event in enumerate(events):
+        for index, (event, now) in enumerate(zip(events, times, strict=True)):
             key = None if event.kind.startswith(TICK) else self._cells.key_of(event)
             if key is None:
                 continue
-            cell = self._cells.at(key)
+            cell = self._cells.at(key, now)
             for role in self._roles.of(event):
                 if role == 1:
                     item = held(event)

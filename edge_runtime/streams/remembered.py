@@ -20,8 +20,10 @@ _unpack = msgspec.msgpack.Decoder(dict[str, list[int]]).decode
 class Remembered:
     """State by text, in pieces by hash: one that changes has its piece stored again."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, age: int = -1) -> None:
         self._name = name
+        self._age = age
+        """Which of the numbers says how lately it was put."""
         self.values: OrderedDict[str, list[int]] = OrderedDict()
         """The one that was put last comes last."""
         self._changed: set[int] = set()
@@ -37,15 +39,21 @@ class Remembered:
             packed = state.get(f"{self._name}.{piece}")
             if packed:
                 self.values.update(_unpack(packed))
+        if f"{self._name}.0" in state:
+            age = self._age
+            self.values = OrderedDict(sorted(self.values.items(), key=lambda item: (item[1][age], item[0])))
         self._loaded = self._loaded or f"{self._name}.0" in state
 
-    def put(self, key: str, value: list[int]) -> None:
-        """Remember."""
+    def put(self, key: str, value: list[int]) -> list[str]:
+        """Remember. Answers what is forgotten for it."""
         self.values[key] = value
         self.values.move_to_end(key)
         self._changed.add(_piece(key))
+        forgotten = []
         while len(self.values) > MAX_KEYS:
-            self._changed.add(_piece(self.values.popitem(last=False)[0]))
+            forgotten.append(self.values.popitem(last=False)[0])
+            self._changed.add(_piece(forgotten[-1]))
+        return forgotten
 
     def drop(self, key: str) -> None:
         """Forget."""

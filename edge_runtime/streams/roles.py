@@ -11,6 +11,7 @@ from edge_runtime import expr
 from edge_runtime.events import TICK, Event
 from edge_runtime.streams.ordered import identity
 from edge_runtime.streams.paths import key_of
+from edge_runtime.streams.remembered import Remembered
 from edge_runtime.streamspec import Source
 
 Held = tuple[int, Any, Any]
@@ -18,6 +19,7 @@ Held = tuple[int, Any, Any]
 Cell = TypeVar("Cell", bound=msgspec.Struct)
 
 _KEY = "="
+_HOUR = 3600 * 1_000_000
 
 
 def held(event: Event) -> Held:
@@ -46,7 +48,11 @@ class Roles:
 
 
 class Cells(Generic[Cell]):
-    """What is held of each partition key, by name of state; read when it is needed."""
+    """What is held of each partition key, by name of state; read when it is needed.
+
+    Of `MAX_KEYS` keys (see `remembered`); beyond them the one that was quiet for longest, to the hour of processing
+    time, is forgotten.
+    """
 
     def __init__(self, by: str, kind: type[Cell]) -> None:
         self.key_of = key_of(by)
@@ -55,21 +61,36 @@ class Cells(Generic[Cell]):
         self._encode = msgspec.msgpack.Encoder().encode
         self._cells: dict[str, Cell] = {}
         self._changed: dict[str, None] = {}
+        self._used = Remembered("used")
+        """Of each key: the hour in which it was used last, and a number in order of that."""
+        self._number = 0
 
     def needs(self, events: Sequence[Event], more: Collection[str] = ()) -> list[str]:
         """The names of state for these events, and of these keys, that is not in memory."""
+        missing = self._used.missing()
+        if missing:
+            return list(missing)
         keys = {key for event in events if not event.kind.startswith(TICK) and (key := self.key_of(event)) is not None}
         return sorted(_KEY + key for key in keys.union(more) if key not in self._cells)
 
     def load(self, state: Mapping[str, bytes | None]) -> None:
         """Take up what was dumped."""
+        if self._used.missing():
+            self._used.load(state)
+            self._number = max((number for _, number in self._used.values.values()), default=0)
         for name, packed in state.items():
             if name.startswith(_KEY):
                 self._cells[name.removeprefix(_KEY)] = self._decode(packed) if packed else self._kind()
 
-    def at(self, key: str) -> Cell:
-        """What is held of a key; it may be changed."""
+    def at(self, key: str, now: int) -> Cell:
+        """What is held of a key, used at this processing time; it may be changed."""
         self._changed[key] = None
+        used, hour = self._used.values.get(key), now // _HOUR
+        if used is None or used[0] != hour:
+            self._number += 1
+            for forgotten in self._used.put(key, [hour, self._number]):
+                self._changed[forgotten] = None
+                self._cells[forgotten] = self._kind()
         cell = self._cells.get(key)
         if cell is None:
             cell = self._cells[key] = self._kind()
@@ -83,7 +104,7 @@ class Cells(Generic[Cell]):
             cell = self._cells[key]
             found[_KEY + key] = None if cell == nothing else self._encode(cell)
         self._changed = {}
-        return found
+        return {**found, **self._used.dump()}
 
     def shrink(self, most: int) -> None:
         """Let go of what has not changed, beyond `most` keys."""

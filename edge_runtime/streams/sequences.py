@@ -87,7 +87,7 @@ class Sequences:
         while self._right() and self._queue[0][0] <= self._now and len(results) - before < MOST:
             _, key = heappop(self._queue)
             self._due.drop(key)
-            cell = self._cells.at(key)
+            cell = self._cells.at(key, self._now)
             self._look(index, key, cell, cell.newest, results)
 
     def _right(self) -> bool:
@@ -101,7 +101,7 @@ class Sequences:
         return False
 
     def _event(self, index: int, event: Event, key: str, results: list[Result]) -> None:
-        cell = self._cells.at(key)
+        cell = self._cells.at(key, self._now)
         cell.newest = max(cell.newest, event.time)
         upto = cell.newest - self._spec.lateness
         if event.time < max(upto, cell.passed):

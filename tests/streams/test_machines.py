@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.events import GATEWAY, TICK, Event
+from edge_runtime.streams import remembered
 from edge_runtime.streams.build import machine_of
 from edge_runtime.streams.joins import Joining
 from edge_runtime.streams.machine import MOST, Late, Machine, Note, Pane, Result
@@ -105,7 +107,7 @@ def test_a_join_forgets_what_nothing_can_reach_and_says_what_it_leaves_out() -> 
     assert driver.values() == [{"left": 20, "right": 22}]
     assert [result.by for result in driver.results if isinstance(result, Late)] == [5]
     assert isinstance(driver.machine, Joining)
-    assert len(driver.machine._cells.at("d").left) == 1
+    assert len(driver.machine._cells.at("d", 0).left) == 1
 
 
 def test_a_join_stops_where_there_is_much() -> None:
@@ -115,6 +117,37 @@ def test_a_join_stops_where_there_is_much() -> None:
     taken, found = driver.machine.take(events, [0] * 5)
     assert (taken, len(found)) == (2, 400)
     assert len(found) >= MOST
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from("ab"), st.integers(0, 10**10)), max_size=40),
+    st.sampled_from([Join(10**9), Latest(), InOrder(10**9), InOrder(10**9, lateness=3)]),
+)
+def test_keys_without_end_are_forgotten(
+    steps: list[tuple[int, str, int]], computation: Join | Latest | InOrder
+) -> None:
+    """The one that was quiet for longest, with an interruption or without."""
+    through, interrupted = (Driver(Stream(SOURCES, computation), interrupted=broken) for broken in (False, True))
+    now = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remembered, "MAX_KEYS", 4)
+        for seq, (device, kind, passes) in enumerate(steps):
+            now += passes
+            for driver in (through, interrupted):
+                driver.take([event(seq, kind, seq, f"d{device}")], [now])
+    assert through.results == interrupted.results
+    stored = interrupted._stored | interrupted.machine.dump()
+    assert sum(name.startswith("=") and value is not None for name, value in stored.items()) <= 4
+
+
+def test_the_key_that_was_quiet_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "MAX_KEYS", 2)
+    driver = Driver(Stream(SOURCES, Latest()), interrupted=True)
+    hour = 3600 * 10**6
+    steps = [("b", "d1", 0), ("b", "d2", 0), ("a", "d1", hour), ("b", "d3", hour), ("a", "d1", hour), ("a", "d2", hour)]
+    for seq, (kind, device, now) in enumerate(steps):
+        driver.take([event(seq, kind, seq, device)], [now])
+    assert driver.values() == [{"left": 2, "right": 0}, {"left": 4, "right": 0}]
 
 
 @given(DISORDERED, st.integers(0, 5), st.booleans())
