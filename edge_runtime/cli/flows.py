@@ -58,6 +58,8 @@ def _remarks(row: FlowRow) -> Iterator[str]:
         yield f"waits: {row.waiting}"
     if row.quiet_until >= 0:
         yield f"sends nothing to the outside up to record {row.quiet_until}"
+    if row.results:
+        yield ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in sorted(row.results.items()))
     if row.lanes > 1:
         yield f"{row.lanes} lanes"
     if row.rate_limit is not None:

@@ -18,6 +18,7 @@ from edge_runtime.flows.timeline import first_dated, offset_at
 from edge_runtime.journal.interface import Journal
 from edge_runtime.planes.messages import FlowRow, RouteCounts
 from edge_runtime.planes.moments import EARLIEST, Moment, shown
+from edge_runtime.streams.flow import StreamFlow
 
 MAX_REPLAYED = 100_000
 """Events of one dry run."""
@@ -189,9 +190,10 @@ class FlowControl:
         route = None
         if isinstance(runner.flow, RouteFlow):
             route = msgspec.convert(runner.flow.counters, RouteCounts, from_attributes=True)
+        results = dict(runner.flow.counts) if isinstance(runner.flow, StreamFlow) else None
         return FlowRow(
             flow=name,
-            type="function" if route is None else "route",
+            type="route" if route is not None else "function" if results is None else "stream",
             state=_state(runner),
             generation=runner.state.generation,
             epoch=runner.state.epoch,
@@ -212,6 +214,7 @@ class FlowControl:
             rate_limit=runner.state.rate,
             quiet_until=runner.state.quiet_until if at.lowest < runner.state.quiet_until else -1,
             route=route,
+            results=results,
         )
 
 

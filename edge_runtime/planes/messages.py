@@ -198,6 +198,8 @@ class FlowRow(msgspec.Struct):
     quiet_until: int
     """Up to this record it only catches up and sends nothing to the outside; -1 where that is over."""
     route: RouteCounts | None = None
+    results: dict[str, int] | None = None
+    """Of a stream, since the start: panes (`early`, `on_time`, `late_pane`), `late` events, what was said (`note`)."""
 
 
 class Health(msgspec.Struct):

@@ -158,7 +158,7 @@ class StreamFlow:
         found: list[Record] = []
         for result in results:
             if not turn.dry:
-                self.counts[result.timing if isinstance(result, Pane) else type(result).__name__.lower()] += 1
+                self.counts[_counted(result)] += 1
             match result:
                 case Pane():
                     found.append(self._pane(event, result, turn, len(found)))
@@ -167,8 +167,8 @@ class StreamFlow:
                     found.append(self._event(event, event.device, kind, event.time, data, turn, len(found)))
                 case Late(by=by):
                     detail = f"it came {by / 1e6:.1f} s too late for every window that it belongs to"
-                    if by < 0:
-                        detail = "the clock of its device is wrong, so no window takes it"
+                    if by <= 0:
+                        detail = "no window takes it: the clock of its device is wrong, or it has not got the key"
                     found.append(self._dead(event, "late", detail))
                 case Note(device=device, text=text) if not turn.dry:
                     self._say(f"{self.name}: device '{device}': {text}")
@@ -329,6 +329,12 @@ class _Session:
             if name in self._unsaved:
                 found[name] = self._unsaved[name]
         return found
+
+
+def _counted(result: Result) -> str:
+    if isinstance(result, Pane):
+        return "late_pane" if result.timing == "late" else result.timing
+    return "late" if isinstance(result, Late) else "note"
 
 
 def _bucket(name: str) -> str:

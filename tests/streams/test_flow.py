@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import EdgeError
-from edge_runtime.events import MAX_HOPS, Event
+from edge_runtime.events import MAX_HOPS, TICK, Event
 from edge_runtime.flows.flows import SAVE_EVERY
 from edge_runtime.flows.replay import Replay
 from edge_runtime.journal.records import DeadLetter, Progress, StateChange
 from edge_runtime.streams.flow import StreamFlow
-from edge_runtime.streams.machine import MOST, Pane
+from edge_runtime.streams.machine import MOST, Late, Pane, Result
+from edge_runtime.streams.running import STEP
 from edge_runtime.streams.trial import Trial
 from edge_runtime.streamspec import Aggregate, Fixed, Map, Source, Stream, Window
 from tests.flows.conftest import BOOT, House, turns
+from tests.streams import transcripts
 from tests.streams.local import LocalWorker
 
 NAME = "app.f.stream"
@@ -233,6 +240,70 @@ async def test_a_dry_run_gives_the_same_panes(house: House, first: int) -> None:
     await turns()
     events = [e for e in house.of(Event) if e.kind == "climate"]
     assert panes(house) == expected(events), "and the live one goes on"
+
+
+def told(house: House, since: int) -> list[str]:
+    """What has come of it in the words of a transcript, from a record on."""
+    found: list[Result] = []
+    for record in house.journal.records()[since:]:
+        if isinstance(record, Event) and record.kind == KIND:
+            found.append(msgspec.convert({"index": 0, **record.data}, Shown).pane())
+        elif isinstance(record, DeadLetter):
+            late = re.match(r"it came ([0-9.]+) s too late", record.detail)
+            found.append(Late(0, round(float(late[1]) * SECOND) if late else 0))
+    return [transcripts.spoken(result) for result in found]
+
+
+class Shown(msgspec.Struct):
+    index: int
+    key: str
+    start: int
+    end: int
+    values: dict[str, Any]
+    timing: str
+    number: int
+    retraction: bool
+
+    def pane(self) -> Pane:
+        return Pane(*msgspec.structs.astuple(self))
+
+
+def _passes(path: Path) -> bool:
+    """A flow takes events of its sources alone, and believes no clock that jumps by more than a minute."""
+    transcript = transcripts.read(path)
+    kinds = {source.kind for source in transcript.sources}
+    times = [step.now for step in transcript.steps]
+    steady = all(later - now <= STEP for now, later in pairwise(times))
+    return (
+        steady and not transcript.fails and all(step.event.kind in kinds or _ticks(step) for step in transcript.steps)
+    )
+
+
+def _ticks(step: transcripts.Step) -> bool:
+    return step.event.kind.startswith(TICK)
+
+
+TRANSCRIPTS = sorted(filter(_passes, transcripts.FOLDER.glob("*.txt")))
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+async def test_transcripts_hold_in_the_journal(house: House, path: Path) -> None:
+    """Through the runner, the messages of the worker, and commits; with a crash in the middle."""
+    transcript = transcripts.read(path)
+    stream = Stream(transcript.sources, transcript.computation)
+    await house.flows.install(made(house, LocalWorker(), stream))
+    tick = f"$tick.{NAME}"
+    for number, step in enumerate(transcript.steps):
+        if number == len(transcript.steps) // 2:
+            await saved(house)
+            house = await house.after_crash()
+            await house.flows.install(made(house, LocalWorker(), stream), resume=True)
+        since = len(house.journal.records())
+        await house.journal.append([msgspec.structs.replace(step.event, kind=tick) if _ticks(step) else step.event])
+        await turns()
+        expected = [line for line in step.expected if not line.startswith("note")]
+        tenths = [re.sub(r"^late ([0-9]+)(\.[1-9])?.*", r"late \1\2", line) for line in expected]
+        assert told(house, since) == [re.sub("^late 0$", "late", line) for line in tenths], f"line {step.line}"
 
 
 READINGS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 25)), min_size=1, max_size=5)
