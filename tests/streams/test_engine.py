@@ -97,24 +97,25 @@ def test_when_it_wants_to_be_woken() -> None:
 
 
 def test_it_is_woken_for_what_is_not_in_memory() -> None:
-    spec = Window(Fixed(60 * SECOND), COUNT, by="data.zone")
-    store, windows = Store(), Windows(spec)
-    made = [Event("a", b"12345678", n, "e", n * SECOND, n * SECOND, {"zone": f"z{n}"}) for n in range(10, 50)]
-    store.take(windows, made, [item.received for item in made])
-    store.save(windows)
-    windows.shrink(0)
-    store.save(windows)
-    late = Event("a", b"12345678", 99, "e", 59 * SECOND, 59 * SECOND, {"zone": "z10"})
-    store.take(windows, [late], [59 * SECOND])
-    store.save(windows)
-    windows.shrink(0)
-    panes = 0
-    for again in (windows, Windows(spec)):  # let go of, and taken up
-        ticks = panes = 0
-        while (at := again.wakes() or (120 * SECOND if ticks == 0 else None)) is not None and ticks < 10:
-            panes += len(store.take(again, [Event("gateway", b"", 0, TICK + "t", at, at, None)], [at]))
-            ticks += 1
-        assert panes == 40
+    store, windows = Store(), Windows(Window(Fixed(60 * SECOND), COUNT, by="data.zone", ahead=1000 * SECOND))
+
+    def taken(device: str, time: int, now: int, zone: str) -> int:
+        made = Event(device, b"12345678", now, "e", time * SECOND, now * SECOND, {"zone": zone})
+        results = store.take(windows, [made], [now * SECOND])
+        store.save(windows)
+        windows.shrink(0)
+        return len(results)
+
+    for now in range(10, 40):
+        assert taken("a", now, now, f"z{now}") == 0
+    assert taken("b", 200, 40, "far") == 0
+    assert taken("a", 130, 41, "near") == 30  # what ends at 60; what ends at 180 and 240 is there
+    panes = ticks = 0
+    while (at := windows.wakes()) is not None:
+        panes += len(store.take(windows, [Event("gateway", b"", 0, TICK + "t", at, at, None)], [at]))
+        ticks += 1
+        assert ticks < 10
+    assert panes == 2
 
 
 def test_nothing_is_left_when_all_has_ended() -> None:
