@@ -48,11 +48,13 @@ for piece in work.START:
 for n in range(1, EVENTS):
     for piece in work.WITH_COMMAND if n % 10 == 0 else work.PIECES:
         piece()
+    if n % 60000 == 0:
+        work.count = 0  # it is in the commands' ids, in two bytes
     if n == EVENTS // 10:
         gc.collect()
         early = gc.mem_alloc()
 gc.collect()
-print("growth", gc.mem_alloc() - early, work.core.lost, len(work.core.queue))
+print("growth", gc.mem_alloc() - early, work.core.queue.lost, len(work.core.queue))
 """
 
 

@@ -98,11 +98,6 @@ class Core:
         self.session.out[:] = self.session.out[number:]
 
     @property
-    def lost(self):
-        """Readings that had to go and are not reported yet."""
-        return self.queue.lost
-
-    @property
     def online(self):
         """Whether the gateway has accepted us on this connection."""
         return self.session.state == _OPEN

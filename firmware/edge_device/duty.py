@@ -82,6 +82,8 @@ class Duty:
             _FORM, data[:size]
         )
         core._unsent = core._seq
+        if then:
+            core._epoch = then - self._slept * 1000
         time = core.hal.time()
         if then and time is not None and abs((time - then) // 1000 - asleep) < max(_WAKES, asleep // 10):
             asleep = (time - then) // 1000  # the clock knows better, unless it was set meanwhile
@@ -160,7 +162,8 @@ class Duty:
             core.keep.settle()
         if not core.queue.settle():  # there are readings in RAM alone: the board stays awake for them
             return min(wait, self._least)
-        time = core.hal.time() or 0
+        epoch = core.epoch()
+        time = 0 if epoch is None else epoch + now * 1000
         data = struct.pack(_FORM, core.boot, core._seq, now, wait, time, self._contact, self._waiting)
         self._power.remember(data + struct.pack(">I", crc32(data)))
         self._power.sleep(wait)

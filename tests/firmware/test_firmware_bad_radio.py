@@ -201,7 +201,7 @@ def test_no_reading_is_lost_while_the_spool_has_room(modules: dict[str, Any], se
     assert day.repeats > 100, "the radio was not bad"
     assert sorted(day.found) == list(range(day.taken))
     assert day.in_order
-    assert day.given_up == day.core.lost == 0
+    assert day.given_up == day.core.queue.lost == 0
     late = [abs(time - EPOCH - data["n"] * PERIOD * 1000) for kind, data, time in day.stored.values() if kind != LOST]
     assert max(late) < 1_000_000
 
@@ -210,7 +210,7 @@ def test_what_has_to_go_is_counted_exactly(modules: dict[str, Any]) -> None:
     day = Day(modules, 3, bytes=24_000, after=60)
     day.run(DAY)
     day.end()
-    assert day.core.lost == 0
+    assert day.core.queue.lost == 0
     assert day.given_up > 100
     # What was on its way when it had to go may have arrived all the same.
     acknowledged = sum(kind != LOST for name, (kind, _, _) in day.stored.items() if name in day.told)

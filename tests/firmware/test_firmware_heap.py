@@ -65,7 +65,7 @@ for n in range(EVENTS):
         early = gc.mem_alloc()
 gc.collect()
 late = gc.mem_alloc()
-print("queue", len(work.core.queue), "lost", work.core.lost, "seq", work.core._seq, "marks", early, late)
+print("queue", len(work.core.queue), "lost", work.core.queue.lost, "seq", work.core._seq, "marks", early, late)
 """
 
 

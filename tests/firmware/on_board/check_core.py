@@ -69,7 +69,7 @@ def check_a_full_queue_lets_the_oldest_go_and_says_so():
     bench = Bench(queue=4)
     for i in range(10):
         bench.core.emit("k", i)
-    assert bench.core.lost == 6
+    assert bench.core.queue.lost == 6
     (batch,) = bench.online()
     assert [item[2] for item in batch.form()[5]] == [6, 7, 8, 9]
     bench.puback(batch)
@@ -77,7 +77,7 @@ def check_a_full_queue_lets_the_oldest_go_and_says_so():
     assert report.topic == "/devices/b1/events/edge.lost"
     assert report.form()[4] == {"count": 6}
     assert report.form()[1] == 10
-    assert bench.core.lost == 0
+    assert bench.core.queue.lost == 0
 
 
 def check_a_report_that_has_to_go_takes_its_count_back():
@@ -87,12 +87,12 @@ def check_a_report_that_has_to_go_takes_its_count_back():
     (batch,) = bench.online()
     bench.puback(batch)
     bench.core.link_down(bench.hal.now)
-    assert bench.core.lost == 0
+    assert bench.core.queue.lost == 0
     bench.core.emit("k", 4)
     bench.core.emit("k", 5)
-    assert bench.core.lost == 2
+    assert bench.core.queue.lost == 2
     bench.core.emit("k", 6)
-    assert bench.core.lost == 3
+    assert bench.core.queue.lost == 3
     bench.wait(40000)
     (batch,) = bench.online()
     bench.puback(batch)

@@ -104,6 +104,7 @@ def check_it_sends_after_a_start_and_then_every_so_many_readings():
     assert batch.form()[0] == boot
     assert readings(batch) == [1, 2, 3]
     assert [each[2] // 1000 for each in batch.form()[5]] == [60, 120, 180]
+    assert batch.form()[2] == 1795000060000000
     sleeps(bench, power)
     assert power.told == [True, False, True, False]
 
