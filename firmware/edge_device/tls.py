@@ -6,7 +6,6 @@ only `ca` is required. Files are PEM or DER; not all ports read PEM, so it is un
 
 import binascii
 import gc
-import ssl
 import time
 
 from micropython import const
@@ -37,6 +36,8 @@ def check(tls):
 
 def context(tls, hal):
     """What all connections of a link have in common; raises ValueError for files that cannot be used."""
+    import ssl  # not every port has it
+
     if "since" in tls:
         set_clock(tls["since"], hal)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
