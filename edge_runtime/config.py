@@ -384,7 +384,7 @@ class StreamSettings(msgspec.Struct, frozen=True):
     """A result before the end of a window every so often; 0 for none."""
     absent: Annotated[int, _duration(0, _YEAR)] = 0
     """Instead of `compute`: an event when a device that was heard of is silent for so long."""
-    late: Annotated[str, Meta(max_length=64)] = ""
+    late: Annotated[str, Meta(max_length=64, pattern="^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")] = ""
     """The kind under which events that come too late are emitted; empty: they are dead letters."""
     start: Literal["latest", "earliest"] = "latest"
     """Where a new computation begins."""

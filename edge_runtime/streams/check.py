@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_runtime.errors import ConfigError, nearest
+from edge_runtime.events import NAME
 from edge_runtime.streams.paths import key_of, reader
 from edge_runtime.streams.steps import Steps, condition
 from edge_runtime.streamspec import (
@@ -17,6 +18,7 @@ from edge_runtime.streamspec import (
     Sequence,
     Session,
     Sliding,
+    Split,
     Step,
     Stream,
     Throttle,
@@ -107,6 +109,10 @@ def _step(step: Step) -> None:
             _length("within", within)
             if not fields:
                 raise ConfigError("deduplicate needs the fields by which events are the same")
+        case Split(kinds=kinds, otherwise=otherwise):
+            for kind in (*kinds, *([otherwise] if otherwise else ())):
+                if not NAME.fullmatch(kind):
+                    raise ConfigError(f"'{kind}' is no kind of events: 1 to 64 letters, digits, '_', '.' or '-'")
         case Throttle(most=most, within=within):
             _above("throttle", most)
             _length("within", within)

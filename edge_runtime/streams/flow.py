@@ -38,6 +38,11 @@ BUCKETS = 256
 POLICY = Policy(retries=0, on_error="skip")
 """A stream does not fail on events."""
 
+CAREFUL = 300
+"""Events that are taken one by one after a failure: a batch, and some."""
+FATAL = 2
+"""Failures on an event alone after which it is a dead letter."""
+
 _AT = "$at"
 _TICK = "$tick"
 _NOTHING = Done()
@@ -85,6 +90,10 @@ class StreamFlow:
         self._hash = blake2s(msgspec.msgpack.encode(stream), digest_size=6).hexdigest()
         self._live = _Session(self)
         self._dry: _Session | None = None
+        self._careful = 0
+        """Batches that are to be of one event, since the computation has failed: then it is known on which."""
+        self._fatal: Counter[str] = Counter()
+        """Events on which alone the computation has failed, and how often."""
         self._say = ThrottledLog(logging.getLogger(f"edge.app.{name}").warning, clock)
 
     def wants(self, event: Event) -> bool:
@@ -105,7 +114,31 @@ class StreamFlow:
                 self._forget_dry()
                 self._dry = _Session(self)
             return await self._dry.take(events, turn)
-        return await self._live.take(events, turn)
+        return await self._carefully(events, turn) if self._careful else await self._boldly(events, turn)
+
+    async def _boldly(self, events: Sequence[Event], turn: Turn) -> Taken:
+        try:
+            return await self._live.take(events, turn)
+        except StateLost:
+            self._careful = CAREFUL
+            raise
+
+    async def _carefully(self, events: Sequence[Event], turn: Turn) -> Taken:
+        """One event alone; one on which the computation fails again and again is left out."""
+        event = events[0]
+        if self._fatal[event.id] >= FATAL:
+            detail = "the computation has failed on it, each time; the gateway's log has the error"
+            return self._live.passed(event, Done([self._dead(event, "crash", detail)]))
+        try:
+            taken = await self._live.take([event], turn)
+        except StateLost:
+            self._fatal[event.id] += 1
+            self._careful = CAREFUL
+            raise
+        self._careful -= 1
+        if not self._careful:
+            self._fatal.clear()
+        return taken
 
     def settled(self, events: Sequence[Event], turn: Turn) -> None:
         """As `Flow.settled`."""
@@ -284,6 +317,12 @@ class _Session:
         results[-1] = Done([*last.effects, timer])
         self._due = due
         self._unsaved[_TICK] = str(due).encode()
+
+    def passed(self, event: Event, done: Done) -> Taken:
+        """An event was dealt with, without the computation."""
+        if not self._ahead:
+            self._ahead = [(event.id, done)]
+        return Taken([done])
 
     def settled(self, number: int) -> None:
         del self._ahead[:number]

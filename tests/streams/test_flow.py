@@ -21,7 +21,7 @@ from edge_runtime.flows.replay import Replay
 from edge_runtime.journal.records import DeadLetter, Progress, StateChange
 from edge_runtime.streams.flow import StreamFlow
 from edge_runtime.streams.machine import MOST, Late, Pane, Result
-from edge_runtime.streams.running import STEP
+from edge_runtime.streams.running import STEP, RunningTime
 from edge_runtime.streams.trial import Trial
 from edge_runtime.streamspec import Aggregate, Fixed, Map, Source, Stream, Window
 from tests.flows.conftest import BOOT, House, turns
@@ -120,6 +120,28 @@ async def test_a_worker_that_dies_costs_nothing(house: House) -> None:
     await turns(100)
     assert panes(house) == [("gh-1", 0, 3, 3)]
     assert house.flows.runners[NAME].state.generation == 2
+    running.cancel()
+
+
+async def test_an_event_that_breaks_the_computation_is_a_dead_letter(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(self: RunningTime, one: Event) -> int:
+        assert one.data != {"v": 3}, "a defect of ours"
+        return at(self, one)
+
+    at = RunningTime.at
+    monkeypatch.setattr(RunningTime, "at", breaks)
+    await house.flows.install(made(house, LocalWorker()))
+    running = asyncio.create_task(house.flows.run())
+    await house.journal.append([event(n, n) for n in range(7)] + [event(7, 12)])
+    await turns()
+    for _ in range(8):
+        house.clock.advance(SAVE_EVERY)
+        await turns(100)
+    assert panes(house) == [("gh-1", 0, 6, 18)], "all but that one"
+    [letter] = house.of(DeadLetter)
+    assert (letter.reason, letter.event) == ("crash", event(3, 3))
     running.cancel()
 
 
