@@ -109,11 +109,13 @@ class Device:
             self._shell.wake()
 
     def updates(self):
-        """What keeps this board's versions (`ota.Ota`); None on one that was not started by the boot loader."""
+        """What keeps this board's versions (`ota.Ota`); None without the boot loader, or without `ota.py`."""
         if "edge_boot" not in sys.modules:
             return None
-        from .ota import attach
-
+        try:
+            from .ota import attach
+        except ImportError:
+            return None
         return attach(self.core)
 
     async def serve(self):
