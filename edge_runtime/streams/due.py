@@ -69,7 +69,8 @@ class Due:
     @property
     def earliest(self) -> int:
         """No deadline is earlier than this, in memory or not; `NEVER` if there is none."""
-        return min(self.first, self._away)
+        first = self.times[0] if self.times else NEVER
+        return first if first < self._away else self._away
 
     @property
     def dealt(self) -> int:

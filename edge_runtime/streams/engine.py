@@ -131,7 +131,8 @@ class Windows:
                 if verdict != COUNTS:
                     self._over = self._over if slow else 0
                     slow = True
-                    self._told(index)
+                    if marks.notes:
+                        self._told(index)
                 key = device if by_device else key_of(event)
                 if verdict == WILD or key is None:
                     results.append(Late(index, 0))

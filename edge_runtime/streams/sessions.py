@@ -85,9 +85,9 @@ class Sessions(Shaped):
 
     def due(self, cell: Cell, deadline: int, index: int) -> None:
         """Some sessions may end then, or be forgotten; one that has grown since is to be looked at again later."""
-        for session in sorted(cell.windows.values(), key=lambda window: window.start):
+        for session in sorted(cell.windows.values(), key=_start) if len(cell.windows) > 1 else [*cell.windows.values()]:
             if not session.closed and session.end <= deadline:
-                self._say(cell, session, "on_time", index)
+                self._say(cell, session, "on_time", index, bool(self._lateness))
                 session.closed = True
                 session.plain = False
                 session.due = session.end + self._lateness
@@ -95,7 +95,7 @@ class Sessions(Shaped):
                     self._register(session.due, cell)
             if session.closed and session.end + self._lateness <= deadline:
                 if session.fresh:
-                    self._say(cell, session, "late", index)
+                    self._say(cell, session, "late", index, False)
                 del cell.windows[session.start]
                 if cell.last is session:
                     cell.last = None
@@ -110,6 +110,10 @@ class Sessions(Shaped):
             cell.last = cell.windows[max(cell.windows)]
         return cell
 
-    def _say(self, cell: Cell, window: Open, timing: str, index: int) -> None:
+    def _say(self, cell: Cell, window: Open, timing: str, index: int, again: bool = True) -> None:
         assert window.states is not None
-        self._triggers.say(cell.key, window, window.states, timing, index)
+        self._triggers.say(cell.key, window, window.states, timing, index, again)
+
+
+def _start(session: Open) -> int:
+    return session.start
