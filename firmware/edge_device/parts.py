@@ -57,5 +57,7 @@ def attach(core, parts, settings="the settings"):
             from .watchdog import attach
 
             attach(core, parts["watchdog"])
+    except ImportError as error:
+        raise ConfigError(settings + ": this board lacks what they ask for: " + str(error)) from None
     except ValueError as error:
         raise ConfigError(settings + ": " + str(error)) from None
