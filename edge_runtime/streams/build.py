@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_runtime.streams.machine import Machine
-from edge_runtime.streamspec import Absent, Join, Latest, Sequence, Stream, Window
+from edge_runtime.streamspec import Absent, Join, Latest, Sequence, Source, Stream, Window
 
 
 def machine_of(stream: Stream) -> Machine | None:
@@ -16,11 +16,11 @@ def machine_of(stream: Stream) -> Machine | None:
         case Join() as join:
             from edge_runtime.streams.joins import Joining
 
-            return Joining(join, stream.sources)
+            return Joining(join, _sources(stream))
         case Latest() as latest:
             from edge_runtime.streams.joins import WithLatest
 
-            return WithLatest(latest, stream.sources)
+            return WithLatest(latest, _sources(stream))
         case Absent() as absent:
             from edge_runtime.streams.absence import Absence
 
@@ -28,6 +28,15 @@ def machine_of(stream: Stream) -> Machine | None:
         case Sequence() as sequence:
             from edge_runtime.streams.sequences import Sequences
 
-            return Sequences(sequence, stream.sources)
+            return Sequences(sequence, _sources(stream))
         case None:
             return None
+
+
+def _sources(stream: Stream) -> list[Source]:
+    """By which a machine tells which is which: steps may have changed what the conditions were for, so they count
+    only where two sources are of one kind."""
+    kinds = [source.kind for source in stream.sources]
+    return [
+        Source(source.kind) if stream.steps and kinds.count(source.kind) == 1 else source for source in stream.sources
+    ]

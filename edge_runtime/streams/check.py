@@ -74,6 +74,8 @@ def check(stream: Stream) -> None:
         for step in steps:
             _step(step)
         Steps(steps, lambda device: {})
+    if len(stream.sources) > 1 and any(isinstance(step, Split) for step in stream.steps):
+        raise ConfigError("split changes the kinds by which the events of a join or a sequence are told apart")
     match stream.computation:
         case Window() as window:
             _window(window)

@@ -49,9 +49,13 @@ class Joining:
         """As `Machine.take`."""
         results: list[Result] = []
         for index, (event, now) in enumerate(zip(events, times, strict=True)):
-            key = None if event.kind.startswith(TICK) else self._cells.key_of(event)
+            if event.kind.startswith(TICK):
+                continue
+            key = self._cells.key_of(event)
             if key is not None:
                 self._event(index, event, key, self._cells.at(key, now), results)
+            elif self._roles.of(event):
+                results.append(Late(index, 0))
             if len(results) >= MOST:
                 return index + 1, results
         return len(events), results
@@ -128,8 +132,11 @@ class WithLatest:
         """As `Machine.take`."""
         results: list[Result] = []
         for index, (event, now) in enumerate(zip(events, times, strict=True)):
-            key = None if event.kind.startswith(TICK) else self._cells.key_of(event)
+            if event.kind.startswith(TICK):
+                continue
+            key = self._cells.key_of(event)
             if key is None:
+                results.append(Late(index, 0))
                 continue
             cell = self._cells.at(key, now)
             for role in self._roles.of(event):

@@ -74,9 +74,13 @@ class Sequences:
         for index, (event, now) in enumerate(zip(events, times, strict=True)):
             self._now = now
             self._pass(index, event, results)
-            key = None if event.kind.startswith(TICK) else self._cells.key_of(event)
-            if key is not None:
+            key = self._cells.key_of(event)
+            if event.kind.startswith(TICK):
+                pass
+            elif key is not None:
                 self._event(index, event, key, results)
+            elif self._roles.of(event):
+                results.append(Late(index, 0))
             if len(results) >= MOST:
                 return index + 1, results
         return len(events), results

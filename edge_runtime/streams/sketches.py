@@ -3,7 +3,7 @@
 | aggregate | sketch | error | bytes when full |
 | --- | --- | --- | --- |
 | `distinct` | HyperLogLog, 2^12 registers | relative, 1.3 % standard error; exact of a few dozen | 2,100 |
-| `quantile` | t-digest, compression 200 | of rank, about 1 % in the middle, less towards both ends | 3,200 |
+| `quantile` | t-digest, compression 200 | of rank, 2 % in the middle, 0.3 % at 0.95, 0.1 % at 0.99 | 3,700 |
 | `top` | frequent items, 2^10 entries | of counts, 0.35 % of all events; exact up to 768 values | by value |
 
 None draws lots (KLL would): the same events in the same order give the same result, so a replay does too. In another

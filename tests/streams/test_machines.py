@@ -13,7 +13,7 @@ from edge_runtime.streams import remembered
 from edge_runtime.streams.build import machine_of
 from edge_runtime.streams.joins import Joining
 from edge_runtime.streams.machine import MOST, Late, Machine, Note, Pane, Result
-from edge_runtime.streamspec import Absent, Join, Latest, Source, Stream
+from edge_runtime.streamspec import Absent, Join, Latest, Map, Source, Stream
 from edge_runtime.streamspec import Sequence as InOrder
 
 SOURCES = [Source("a"), Source("b")]
@@ -108,6 +108,20 @@ def test_a_join_forgets_what_nothing_can_reach_and_says_what_it_leaves_out() -> 
     assert [result.by for result in driver.results if isinstance(result, Late)] == [5]
     assert isinstance(driver.machine, Joining)
     assert len(driver.machine._cells.at("d", 0).left) == 1
+
+
+def test_conditions_are_for_what_was_before_the_steps() -> None:
+    """The flow has looked at them; what the steps have made of the data is no matter of theirs."""
+    driver = Driver(Stream([Source("a", "t > 3"), Source("b")], Join(5), [Map({"n": "t"})]))
+    driver.take([event(1, "a", 1), event(2, "b", 2)], [0, 0])
+    assert driver.values() == [{"left": 1, "right": 2}]
+
+
+@pytest.mark.parametrize("computation", [Join(5, "data.x"), Latest("data.x"), InOrder(5, "data.x")])
+def test_what_has_no_key_is_set_aside(computation: Join | Latest | InOrder) -> None:
+    driver = Driver(Stream(SOURCES, computation))
+    driver.take([event(1, "a", 1), tick(1)], [0, 1])
+    assert driver.results == [Late(0, 0)]
 
 
 def test_a_join_stops_where_there_is_much() -> None:

@@ -177,6 +177,7 @@ WINDOW = Window(Fixed(10), {"n": Aggregate("count")})
         (Stream([Source("a")], Window(Fixed(5), WINDOW.compute, lateness=-1)), "lateness"),
         (Stream([Source("a"), Source("b")], Join(0)), "within"),
         (Stream([Source("a"), Source("b")], Join(5, most=0)), "most"),
+        (Stream([Source("a"), Source("b")], Join(5), [Split({"c": "t > 1"})]), "split"),
     ],
 )
 def test_what_cannot_be_is_told(stream: Stream, why: str) -> None:
