@@ -110,6 +110,7 @@ class Sliced(Grid):
         super().__init__(function, False, size, compute, triggers, lateness)
         self._slice = function.slice
         self._every = every
+        self._cut = size % every
 
     def add(self, cell: Cell, event: Event, time: int, index: int, now: int, marks: Time) -> None:
         """Add an event to its slice."""
@@ -149,23 +150,29 @@ class Sliced(Grid):
         super()._close(cell, window, index)
         if not self._lateness:
             return
-        for part in cell.slices.values():
-            if window.start <= part.start < window.end:
-                part.plain = False
+        for part in self._parts(cell, window.start, window.end):
+            part.plain = False
         if self._triggers.discarding:
             window.states = self._compute.zero()
 
     def _forget(self, cell: Cell, window: Open) -> None:
         del cell.windows[window.start]
-        for start in [start for start in cell.slices if start < window.start + self._every]:
-            if cell.slices.pop(start) is cell.last:
+        # Of all windows that its first slices are part of, it was the last one.
+        for part in self._parts(cell, window.start, window.start + self._every):
+            del cell.slices[part.start]
+            if cell.last is part:
                 cell.last = None
+
+    def _parts(self, cell: Cell, start: int, end: int) -> list[Slice]:
+        """The slices from the start of a window on, in order."""
+        starts = range(start, end, self._every)
+        places = [at for begin in starts for at in (begin, begin + self._cut) if at < end] if self._cut else starts
+        return [part for at in places if (part := cell.slices.get(at)) is not None]
 
     def _say(self, cell: Cell, window: Open, timing: str, index: int, again: bool = True) -> None:
         states = window.states
         if states is None:
             states = self._compute.zero()
-            for start in sorted(cell.slices):
-                if window.start <= start < window.end:
-                    self._compute.merge(states, cell.slices[start].states)
+            for part in self._parts(cell, window.start, window.end):
+                self._compute.merge(states, part.states)
         self._triggers.say(cell.key, window, states, timing, index, again)
