@@ -3,11 +3,11 @@
 | aggregate | sketch | error | bytes when full |
 | --- | --- | --- | --- |
 | `distinct` | HyperLogLog, 2^12 registers | relative, 1.3 % standard error; exact of a few dozen | 2,100 |
-| `quantile` | t-digest, compression 200 | of rank, 2 % in the middle, 0.3 % at 0.95, 0.1 % at 0.99 | 3,700 |
+| `quantile` | t-digest, compression 200 | of rank, 2 % in the middle, 0.4 % at 0.95, 0.1 % at 0.99 | 4,800 |
 | `top` | frequent items, 2^10 entries | of counts, 0.35 % of all events; exact up to 768 values | by value |
 
-None draws lots (KLL would): the same events in the same order give the same result, so a replay does too. In another
-order they agree within the errors. Imported in the worker alone: the library takes 19 MB.
+None draws lots (KLL would): the same events in the same order give the same result, whenever they are stored, so a
+replay does too. In another order they agree within the errors. Imported in the worker alone: the library takes 19 MB.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from edge_runtime.streamspec import Aggregate
 
 LG_REGISTERS = 12
 COMPRESSION = 200
+PENDING = 100
+"""Values that are put into a t-digest at a time."""
 LG_ENTRIES = 10
 MAX_TEXT = 256
 """Characters of a value that tell it from others."""
@@ -32,7 +34,7 @@ _json = msgspec.json.Encoder(order="deterministic").encode
 _plain = msgspec.json.decode
 
 Sketch = list[Any]
-"""One sketch, in a list: merging may put another in its place."""
+"""A sketch in a list, since merging may put another in its place, and what it has not got yet."""
 
 
 def _text(value: Any) -> str:
@@ -78,38 +80,58 @@ class Distinct(Aggregator[Sketch]):
 
 
 class Quantile(Aggregator[Sketch]):
-    """The value below which a part of all values lies; None of none."""
+    """The value below which a part of all values lies; None of none.
+
+    The digest is fed some values at a time, and only ever compressed then: it would be by being stored, too, and what
+    it answers must not depend on when that is.
+    """
 
     def __init__(self, q: float) -> None:
         self._q = q
 
     def zero(self) -> Sketch:
-        """[t-digest]."""
-        return [datasketches.tdigest_double(COMPRESSION)]
+        """[t-digest, values that it has not got yet]."""
+        return [datasketches.tdigest_double(COMPRESSION), []]
 
     def add(self, state: Sketch, value: Any, event: Event, time: int) -> None:
         """Put it in."""
-        state[0].update(float(value))
+        state[1].append(float(value))
+        if len(state[1]) >= PENDING:
+            _feed(state)
 
     def merge(self, state: Sketch, other: Sketch) -> None:
         """Put all of the other's in."""
         state[0].merge(other[0])
+        state[0].compress()
+        state[1] += other[1]
+        if len(state[1]) >= PENDING:
+            _feed(state)
 
     def result(self, state: Sketch, start: int, end: int) -> float | None:
         """The estimate."""
-        if state[0].is_empty():
+        whole = self.load(self.dump(state)) if state[1] else state
+        _feed(whole)
+        if whole[0].is_empty():
             return None
-        found: float = state[0].get_quantile(self._q)
+        found: float = whole[0].get_quantile(self._q)
         return found
 
-    def dump(self, state: Sketch) -> bytes:
-        """The library's own form."""
-        found: bytes = state[0].serialize()
-        return found
+    def dump(self, state: Sketch) -> list[Any]:
+        """The library's own form, and the values."""
+        return [state[0].serialize(), list(state[1])]
 
     def load(self, plain: Any) -> Sketch:
         """From it."""
-        return [datasketches.tdigest_double.deserialize(plain)]
+        digest, pending = plain
+        return [datasketches.tdigest_double.deserialize(digest), list(pending)]
+
+
+def _feed(state: Sketch) -> None:
+    digest, pending = state
+    for value in pending:
+        digest.update(value)
+    digest.compress()
+    state[1] = []
 
 
 class Top(Aggregator[Sketch]):

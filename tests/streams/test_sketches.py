@@ -47,6 +47,27 @@ def test_a_quantile_is_right_by_rank(q: float, parts: int) -> None:
     assert rank == pytest.approx(q, abs=0.02 if q == 0.5 else 0.005)
 
 
+@pytest.mark.parametrize(("op", "args"), [("quantile", {"q": 0.9}), ("distinct", {}), ("top", {"k": 20})])
+def test_being_stored_changes_nothing(op: str, args: dict[str, Any]) -> None:
+    rng = random.Random(3)
+    one = make(Aggregate(op, "v", args))
+    kept, stored, seen = one.zero(), one.zero(), one.zero()
+    for number in range(20_000):
+        value = int(rng.lognormvariate(0, 2) * 50)
+        for state in (kept, stored, seen):
+            one.add(state, value, EVENT, 0)
+        if rng.random() < 0.01:
+            stored = one.load(one.dump(stored))
+            one.result(seen, 0, 1)
+        if number % 5000 == 4999:
+            assert one.result(kept, 0, 1) == one.result(stored, 0, 1) == one.result(seen, 0, 1)
+    merged = [one.zero(), one.zero()]
+    for whole, state in zip(merged, (kept, stored), strict=True):
+        one.merge(whole, state)
+        one.merge(whole, kept)
+    assert one.result(merged[0], 0, 1) == one.result(merged[1], 0, 1)
+
+
 def test_a_quantile_of_few_is_one_of_them_or_between_two() -> None:
     assert filled("quantile", [], q=0.5) is None
     assert filled("quantile", [3], q=0.5) == 3
