@@ -275,10 +275,10 @@ async def test_coap_over_a_network_that_loses_doubles_and_delays(site: Site) -> 
     network.loss, network.duplicates, network.jitter = 0.3, 0.2, 0.1
     sizes = {"queue": 400, "queue_bytes": 20_000, "patience": 1, "keepalive": 6}
     await site.start("128k", link="coap", host="127.0.0.1", port=port, key=key, **sizes)
-    await site.more(100, 60)
+    await site.more(60, 60)
     await order(site)
     network.rebind()
-    await site.more(50, 60)
+    await site.more(30, 60)
     await network.stop()
     assert in_order(site.events)
     assert not any(isinstance(record, DeadLetter) for record in site.journal.records())
