@@ -69,17 +69,18 @@ class First:
 
     line: Line
     seconds: float
+    """From just before the reset until it was seen in the journal."""
 
 
 def first_event(client: Client, device: str, before: Status, seconds: float, ear: Ear) -> First:
     """The first event of a device since its start, `before` which the gateway was as it says. Raises FlashError."""
-    started = time.monotonic()
+    end = time.monotonic() + seconds
     after = before.head
-    while time.monotonic() - started < seconds:
+    while time.monotonic() < end:
         for line in client.tail(after, follow=False):
             after = max(after, line.offset)
             if line.type == "event" and line.device == device:
-                return First(line, time.monotonic() - started)
+                return First(line, (client.status().now - before.now) / 1e6)
         ear.listen(_POLL)
     refused = client.status().door.failed_logins - before.door.failed_logins
     raise _none(client, device, seconds, refused, ear.said)

@@ -51,7 +51,8 @@ class Steps:
     ) -> None:
         if error is None and self._last is not None:
             self._bars.update(self._last, total=1.0, completed=1.0)
-        self._bars.stop()
+        if err.is_terminal:
+            self._bars.stop()
 
     def show(self, step: str, part: float | None, what: str = "") -> None:
         """How far a step is, from 0 to 1, or None where nobody knows; another one than before ends that."""
