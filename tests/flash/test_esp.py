@@ -110,3 +110,14 @@ def test_an_image_that_was_cut_off_never_reaches_the_board(tmp_path: Path) -> No
         with pytest.raises(FlashError) as caught:
             images.read(path, board)
         assert "Nothing was written" in caught.value.hint
+
+
+@pytest.mark.parametrize("board", [ESP32, ESP32_S3, ESP32_C3], ids=lambda board: board.name)
+def test_a_blank_chip_says_what_it_is(board: Board, plug: Plug) -> None:
+    assert esp.chip_at(plug(rom_of(board)).port) is board
+
+
+def test_nobody_says_what_it_is(plug: Plug) -> None:
+    with pytest.raises(FlashError, match="says which board it is") as caught:
+        esp.chip_at(plug(rom_of(ESP32, deaf=True)).port)
+    assert "BOOT" in caught.value.hint
