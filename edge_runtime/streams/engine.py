@@ -95,7 +95,7 @@ class Windows:
         """What of that was loaded so far; None for what is missing."""
         self._ready = False
         self._lacking = True
-        """Whether something was needed when that was last asked."""
+        """Whether something may be needed that was not asked for."""
         self._enough = NEVER
         """Keys that `take` may look at because something of them is due."""
         self._looked = 0
@@ -169,6 +169,7 @@ class Windows:
         taken = list(results)
         results.clear()
         self._absent.clear()
+        self._lacking = not self._whole
         return index + 1, taken
 
     @property
@@ -271,7 +272,7 @@ class Windows:
         if not self._ready:
             return self._missing()
         self._enough = NEVER
-        if not events or (len(self._cells) == self._keys and self._due.whole and self._timers.whole):
+        if not events or self._whole:
             return ()
         happened = [(event, now) for event, now in zip(events, times, strict=True) if not event.kind.startswith(TICK)]
         until = times[-1]
@@ -366,6 +367,12 @@ class Windows:
         self._recent.clear()
         self._due.shrink(self._marks.value, most)
         self._timers.shrink(self._now, most)
+        self._lacking = self._lacking or not self._whole
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all state is in memory."""
+        return len(self._cells) == self._keys and self._due.whole and self._timers.whole
 
 
 def _required(name: str, dumped: bytes | None) -> Any:

@@ -142,3 +142,13 @@ def test_a_dump_is_of_what_has_changed() -> None:
     changed = windows.dump()
     assert set(changed) == {"=d5", "~marks.0", HEAD}
     assert sum(len(value) for value in changed.values() if value) < 4000
+
+
+def test_it_asks_again_for_what_was_let_go_of() -> None:
+    store, windows = Store(), Windows(GOOD)
+    store.take(windows, [event(3, 3), event(4, 4, "b")], [3, 4])
+    store.save(windows)
+    windows.shrink(0)
+    assert windows.take([event(5, 5)], [5]) == (0, [])
+    panes = store.take(windows, [event(12, 12), event(12, 13, "b")], [12, 13])
+    assert [getattr(pane, "values", None) for pane in panes] == [{"n": 1}, {"n": 1}]
