@@ -12,7 +12,8 @@ from hil.kinds import BY_DEFAULT, has, missing
 from hil.scenario import Scenario, read
 from tests.hil.real_gateway import RealGateway
 
-FEWER = {"wasi": {"first_event", "button_and_command"}}
+FUNCTION = Path(__file__).parent / "bench" / "function.py"
+FEWER = {"wasi": {"first_event", "button_switches_pin"}}
 """What runs by default of a kind whose firmware is on a network as `unix` is; `--board wasi` runs all."""
 SCENARIOS = Path(__file__).parent / "scenarios"
 
@@ -69,5 +70,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealGateway]:
     """The gateway's process, one for all."""
     gateway = RealGateway(tmp_path_factory.mktemp("gateway"))
     gateway.start()
+    gateway.api.deploy({"bench.py": FUNCTION.read_bytes()})
     yield gateway
     gateway.stop()

@@ -6,6 +6,7 @@ needs `auth = false`.
 """
 
 import random
+from gc import collect
 
 from edge_device.cbor import head
 from edge_device.serial import Session
@@ -14,7 +15,7 @@ from microbit import pin0, pin5, pin11, running_time, sleep, uart
 
 DEVICE = "microbit"
 PERIOD = 1000  # milliseconds
-QUEUE = 4  # readings; nothing more is measured while so many wait
+QUEUE = 3  # readings; nothing more is measured while so many wait
 
 
 def crc32(data, crc=0):
@@ -67,7 +68,8 @@ def emit(kind, data):
 
 def on_message(topic, payload, packet):
     """A command: for later, where less of the stack is in use."""
-    CAME.append(payload)
+    if not CAME and not REPLIES:  # the gateway sends it again
+        CAME.append(payload)
 
 
 def obey(command, name, args):
@@ -82,7 +84,7 @@ def obey(command, name, args):
     else:
         reply = encode_reply(command, 2)
     DONE.append((command, reply))
-    del DONE[:-4]
+    del DONE[:-2]
     REPLIES.append(reply)
 
 
@@ -128,6 +130,7 @@ def run():
             command, _, name, args, _ = decode_command(CAME.pop())
             obey(command, name, args)
         else:
+            collect()  # while little is in use: what lives long stays together
             sleep(5)
 
 
