@@ -58,9 +58,14 @@ class Expression:
         return self._run(data) is True
 
     def value(self, data: Any) -> Any:
-        """What it comes to, a plain value; None where that is unknown. Never raises."""
+        """What it comes to, a plain value; None where that is unknown or no number that events can hold (an integer of
+        64 bits, a finite float). Never raises."""
         found = self._run(data)
-        return None if found is _UNKNOWN else found
+        if found is _UNKNOWN:
+            return None
+        if type(found) is int:
+            return found if -(2**63) <= found < 2**63 else None
+        return None if type(found) is float and not math.isfinite(found) else found
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"

@@ -181,6 +181,29 @@ def test_long_chains_of_and_or_are_allowed() -> None:
     assert expr.compile(" or ".join(["count == 1"] * 60 + ["open"])).matches(DATA)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("temperature * 2", 63.0),
+        ("count", 7),
+        ("mode", "auto"),
+        ("levels", [1, 2, [3]]),
+        ("count > 3", True),
+        ("missing", None),
+        ("count / zero", None),
+        ("mode * 2", None),
+        ("count > nothing", None),
+        ("nan", None),
+        ("temperature * 1e308", None),
+        ("count * 9223372036854775807", None),
+        ("-9223372036854775807 - 1", -(2**63)),
+    ],
+)
+def test_an_expression_has_a_value_that_events_can_hold(text: str, expected: Any) -> None:
+    found = expr.compile(text, "any").value(DATA)
+    assert (type(found), found) == (type(expected), expected)
+
+
 def test_values_nested_without_end_are_unknown_not_an_error() -> None:
     left: list[Any] = []
     right: list[Any] = []
