@@ -382,6 +382,10 @@ class StreamSettings(msgspec.Struct, frozen=True):
     """A result before the end of a window after so many events; 0 for none."""
     early_every: Annotated[int, _duration(0, _YEAR)] = 0
     """A result before the end of a window every so often; 0 for none."""
+    late_every: Annotated[int, _duration(0, _YEAR)] = 0
+    """Results of events that came late are put together for so long; 0 for one with each."""
+    time: Literal["event", "processing"] = "event"
+    """By when a reading was taken, or by the gateway's clock."""
     absent: Annotated[int, _duration(0, _YEAR)] = 0
     """Instead of `compute`: an event when a device that was heard of is silent for so long."""
     late: Annotated[str, Meta(max_length=64, pattern="^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")] = ""

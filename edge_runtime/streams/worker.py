@@ -7,6 +7,7 @@ need it, and goes with the answers.
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -118,6 +119,8 @@ def serve(connection: socket.socket) -> None:
 def main() -> None:
     """Serve the socket whose file descriptor is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The daemon ends us, in its own time.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)  # State is many objects that live long: looking at all of them often costs much.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # The daemon has gone.
         serve(socket.socket(fileno=int(sys.argv[1])))
 
