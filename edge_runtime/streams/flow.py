@@ -199,9 +199,9 @@ class StreamFlow:
                     kind, data = self._late, event.data
                     found.append(self._event(event, event.device, kind, event.time, data, turn, len(found)))
                 case Late(by=by):
-                    detail = f"it came {by / 1e6:.1f} s too late for every window that it belongs to"
+                    detail = f"it came {by / 1e6:.1f} s too late, beyond the lateness"
                     if by <= 0:
-                        detail = "no window takes it: the clock of its device is wrong, or it has not got the key"
+                        detail = "nothing takes it: the clock of its device is wrong, or it has not got the key"
                     found.append(self._dead(event, "late", detail))
                 case Note(device=device, text=text) if not turn.dry:
                     self._say(f"{self.name}: device '{device}': {text}")

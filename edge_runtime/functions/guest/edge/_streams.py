@@ -133,7 +133,7 @@ def top(path: str, k: int = 10) -> Aggregate:
     return _aggregate("top", path, k=k)
 
 
-def fold(path: str, function: Callable[[list[Any]], Any], limit: int = 10_000) -> Aggregate:
+def fold(path: str, function: Callable[[list[Any]], Any], limit: int = 1000) -> Aggregate:
     """What `function` makes of the list of values: your own aggregate, run in the sandbox. At most `limit` values."""
     if not callable(function):
         raise Terms(f"fold({path!r}, {function!r}): the second is a function of a list")
