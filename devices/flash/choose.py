@@ -18,7 +18,7 @@ from devices.flash.prompt import Found, Prompt
 
 PROBE = 12.0
 """Seconds for MicroPython to answer where it may not be: more than mpremote gives a board, whose boot.py may take long.
-Who is taken for blank is erased."""
+Who does not is taken for blank, and erased, if the person says so."""
 START = 60.0
 """Seconds until it answers after it was written: its first start makes the file system."""
 _AGAIN = 0.5

@@ -117,7 +117,7 @@ def flash(
         own = values(settings or [], "a setting") | ({"wifi": wifi(ssid)} if ssid else {})
         files = plan.files(code, wifi=bool(ssid), more=there.files)
         with Steps() as steps:
-            prompt, found, done = _micropython(bench, profile, image, erase, steps.show)
+            prompt, found, done = _micropython(bench, profile, image, erase, yes, steps.show)
             done.device = device
             paths = [plan.SETTINGS, *(file.path for file in files), *plan.STALE]
             found = prompt.look(paths)
@@ -151,13 +151,20 @@ def flash(
 
 
 def _micropython(
-    bench: Bench, profile: Board | None, image: Path | None, erase: bool, show: Callable[[str, float | None], None]
+    bench: Bench,
+    profile: Board | None,
+    image: Path | None,
+    erase: bool,
+    yes: bool,
+    show: Callable[[str, float | None], None],
 ) -> tuple[Prompt, Found, Flashed]:
     """Have MicroPython answer at the board's prompt, and write it where that needs to be."""
     show("Looking for MicroPython", None)
     # With the profile known and everything to be erased, there is nothing that could be asked.
     blank = erase and profile is not None and isinstance(profile.flash, EspFlash)
     found = None if blank else bench.running()
+    if found is None and bench.drive is None and not (erase or yes):
+        _check_blank(bench)
     seen = of_machine(found.platform, found.machine) if found is not None else None
     if profile is not None or seen is not None or found is None or erase or image is not None:
         profile = bench.profile(profile, seen)
@@ -177,6 +184,17 @@ def _micropython(
     assert port is not None
     done.port = str(port)
     return Prompt(port), found, done
+
+
+def _check_blank(bench: Bench) -> None:
+    """Ask before a board that does not answer is taken for a blank one: it may be busy, or no board of ours at all."""
+    what = f"no MicroPython answers at {bench.port}"
+    if not sys.stdin.isatty():
+        raise FlashError(
+            what, hint="If the board is blank, or may be made so, say --erase: everything on it is erased."
+        )
+    if not typer.confirm(f"N{what[1:]}. Erase all that is on it, and write MicroPython?"):
+        raise typer.Exit(1)
 
 
 def _check_owner(found: Found, device: str, ours: str, yes: bool) -> None:
