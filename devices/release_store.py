@@ -142,9 +142,9 @@ class ReleaseStore:
                 raise EdgeError(f"the release is signed with the key {release_keys.name_of(key)}, not ours", hint=hint)
         else:
             signature, key = release_keys.sign(release_keys.own_key(self._folder / "key.pem"), package.manifest)
-        if identity in known:
-            return known[identity]
         for other in known.values():
+            if other.id == identity:
+                continue
             if (other.manifest.name, other.manifest.version) == (manifest.name, manifest.version):
                 hint = "Give this one another version: what a version is does not change."
                 raise EdgeError(f"there is another {manifest.name} {manifest.version} ({other.id[:12]})", hint=hint)
@@ -152,6 +152,8 @@ class ReleaseStore:
             path = self._folder / "files" / digest
             if not path.exists():
                 _write(path, package.files[digest])
+        if identity in known:  # a file of it may have been missing
+            return known[identity]
         signed = Signed(package.manifest, signature, key, now)
         _write(self._folder / "releases" / f"{identity}.json", msgspec.json.encode(signed))
         known[identity] = _release(identity, signed)

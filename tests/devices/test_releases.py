@@ -150,6 +150,16 @@ def test_a_file_that_has_changed_on_the_disk_is_not_sent(tmp_path: Path) -> None
         store.content(release.id, digest)
 
 
+def test_a_file_that_went_missing_comes_back_with_its_release(tmp_path: Path) -> None:
+    """The hint about a damaged file says so: remove it, and take the release in once more."""
+    release = ReleaseStore(tmp_path).take_in(package(), 1)
+    digest = releases.digest_of(FILES["main.py"])
+    (tmp_path / "files" / digest).unlink()
+    store = ReleaseStore(tmp_path)
+    assert store.take_in(package(), 2) == release
+    assert store.content(release.id, digest) == FILES["main.py"]
+
+
 @pytest.mark.parametrize("key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())])
 def test_one_from_elsewhere(tmp_path: Path, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
     store = ReleaseStore(tmp_path / "releases")
