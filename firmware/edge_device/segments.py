@@ -50,7 +50,15 @@ class Files:
 
     def list(self):
         """The numbers of all segments, in their order."""
-        return sorted(int(name, 16) for name in os.listdir(self._path[:-1] or "/") if len(name) == 8)
+        found = []
+        for name in os.listdir(self._path[:-1] or "/"):
+            try:
+                number = int(name, 16)
+            except ValueError:  # somebody else's file
+                continue
+            if name == "{:08x}".format(number):
+                found.append(number)
+        return sorted(found)
 
     def size(self, segment):
         """Bytes of one."""

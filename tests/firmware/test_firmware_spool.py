@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +171,13 @@ def check(board: Board, where: str) -> None:
     board.drain()
     found = board.delivered() + board.lost()
     assert safe <= found <= board.taken() + board.again, (where, safe, found, board.taken(), board.again)
+
+
+def test_what_is_no_segment_is_left_alone(modules: list[Any], tmp_path: Path) -> None:
+    """A folder that is not the spool's alone: eight characters do not make a segment."""
+    for name in ("main.mpy", "boot.py", "notes.txt", "0000010A"):
+        (tmp_path / name).write_bytes(b"x")
+    files = modules[0].Files(str(tmp_path))
+    assert files.list() == []
+    files.append(0x10B, b"x")
+    assert files.list() == [0x10B]
