@@ -299,7 +299,12 @@ def fleet(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
         update = row.state + (f": {row.detail}" if row.detail else "")
         said = f"{ago(row.reported, now)} ago" if row.reported else "never"
         found.add_row(
-            row.device, escaped(row.runs), escaped(update), row.platform, said, "yes" if row.connected else "no"
+            row.device,
+            escaped(row.runs),
+            escaped(update),
+            escaped(row.platform),
+            said,
+            "yes" if row.connected else "no",
         )
     out.print(found if rows else "No devices yet. Add one with: edge device add NAME")
 

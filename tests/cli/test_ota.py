@@ -197,3 +197,12 @@ def test_mistakes_are_sentences(site: Site) -> None:
         (("trust", "--remove", "0123"), "no key '0123' was given"),
     ):
         assert words in site.refuses("ota", *arguments)
+
+
+def test_what_a_board_says_of_itself_is_only_text(site: Site) -> None:
+    """A board can report any text: it is no markup."""
+    key = site.json("device", "add", "odd")["key"]
+    says(site, "odd", key, {1: wire_ota.IDLE, 4: "[/x]"})
+    shown = site.says("ota", "fleet")
+    assert "odd" in shown
+    assert "[/x]" in shown
