@@ -6,6 +6,7 @@ stands there is whole, whatever happened while it was taken in, and the journal 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -54,6 +55,9 @@ class Release(msgspec.Struct, frozen=True):
     taken: int
     bytes: int
     """Of its manifest."""
+
+
+_log = logging.getLogger("edge.ota")
 
 
 class ReleaseStore:
@@ -211,11 +215,16 @@ class ReleaseStore:
 
     def _known(self) -> dict[str, Release]:
         if self._releases is None:
-            self._releases = {}
-            for path in (self._folder / "releases").glob("*.json"):
-                signed = self._signed(path.stem)
-                release_keys.check(signed.key, signed.signature, signed.manifest)
-                self._releases[path.stem] = _release(path.stem, signed)
+            found: dict[str, Release] = {}
+            for path in sorted((self._folder / "releases").glob("*.json")):
+                try:
+                    signed = self._signed(path.stem)
+                    release_keys.check(signed.key, signed.signature, signed.manifest)
+                    found[path.stem] = _release(path.stem, signed)
+                except EdgeError as error:
+                    # The others are as good as before; this one can be taken in once more.
+                    _log.error("a release is left out: %s", error)
+            self._releases = found
         return self._releases
 
     def _made(self, *names: str) -> None:

@@ -182,6 +182,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         parts = path.relative_to(folder).parts
         if not path.is_file() or any(part.startswith(".") or part == "__pycache__" for part in parts):
             continue
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise EdgeError(f"{path} is a link to a file outside the folder", hint="Put the file itself there.")
         size += path.stat().st_size
         if len(files) >= MAX_FILES or size > MAX_SIZE:
             raise EdgeError(f"{folder} holds more than {MAX_FILES} files, or than {MAX_SIZE >> 10} KiB")

@@ -68,5 +68,7 @@ def took(micros: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as it stands, in a line that may have mark-up."""
-    return text.replace("[", "\\[")
+    """Text as it stands, in a line that may have mark-up; what would command the terminal is shown as unknown."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text).replace(
+        "[", "\\["
+    )

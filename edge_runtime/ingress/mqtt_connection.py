@@ -32,6 +32,8 @@ Route = Callable[[bytes, str, Settle], None]
 
 # Where a connection stands. Plain numbers, and the verdicts as plain names: in CPython 3.11 looking up a member of an
 # enumeration takes 110 ns, ten times per message.
+MOST_TOLD = 64
+"""Packets that wait to be written beyond which a device is told nothing more that it may ask for again."""
 _WAITING = 0
 """For its CONNECT."""
 _OPEN = 1
@@ -464,6 +466,8 @@ class Connection(asyncio.Protocol):
         """Send a message that the device asks for again if it gets lost; True if it is on its way."""
         if self._state != _OPEN or self._mute or self._writing_paused or not self._subscriptions.wants(topic):
             return False
+        if len(self._out) > MOST_TOLD:
+            return False  # It has asked for more in one breath than a board can take.
         self.send(mqtt.publish(topic, payload))
         return True
 

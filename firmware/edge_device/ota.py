@@ -35,6 +35,7 @@ _STEP = const(1024)  # bytes read or copied in one
 _FLUSH = const(4096)  # a flash block: smaller pieces are written more than once
 _AGAIN = const(10000)  # ms for an answer to an ask
 _NEWS = const(30000)  # ms between two reports of how far it has come
+_LARGEST = const(65536)  # bytes of a list of files: 256 of them have 40 KB
 _HOLD = const(60000)  # ms that a restart waits for readings to be sent
 _ATTEMPTS = const(3)  # of a file whose hash is wrong
 _PAYLOAD = const(1)
@@ -235,6 +236,8 @@ class Ota:
         good = _hmac(self._key, text)
         if not any(_same(good, proof) for proof in proofs):
             raise Refused("the offer is not signed with this board's key")
+        if not 0 < size <= _LARGEST:  # the size alone is not signed
+            raise Refused("the offer's list of files is too large")
         self._tell(FETCHING, release, "", number)
         _folder(self._other)
         manifest = self._other + "/.new"

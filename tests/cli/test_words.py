@@ -1,4 +1,5 @@
-"""Mistakes that need no gateway to be noticed: a sentence each, never a stack trace."""
+"""Mistakes that need no gateway to be noticed: a sentence each, never a stack trace."""from edge_runtime.cli.console import escaped
+
 
 from __future__ import annotations
 
@@ -30,3 +31,7 @@ def test_a_dead_letter_is_named_by_a_number(verb: str) -> None:
     words = " ".join(ended.stderr.replace("│", " ").split())
     assert ended.returncode == 2
     assert "a dead letter is named by its record's number, not by 'abc'" in words
+
+
+def test_what_would_command_a_terminal_is_shown_as_unknown() -> None:
+    assert escaped("a\x1b]0;owned\x07b [x]\n") == "a\N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER}b \\[x]\n"

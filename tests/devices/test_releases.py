@@ -211,3 +211,15 @@ def test_keys_that_are_not_for_this() -> None:
     for read in (release_keys.read_private, release_keys.read_public):
         with pytest.raises(EdgeError, match="in PEM form"):
             read(b"no key", "a file")
+
+
+def test_a_link_that_leaves_the_folder_is_no_part_of_a_release(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("key")
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "main.py").write_text("")
+    (program / "also.py").symlink_to("main.py")
+    assert set(releases.read_folder(program)) == {"main.py", "also.py"}
+    (program / "x.py").symlink_to(tmp_path / "secret")
+    with pytest.raises(EdgeError, match="outside the folder"):
+        releases.read_folder(program)
