@@ -1,5 +1,4 @@
-"""Mistakes that need no gateway to be noticed: a sentence each, never a stack trace."""from edge_runtime.cli.console import escaped
-
+"""Mistakes that need no gateway to be noticed: a sentence each, never a stack trace."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.cli.console import escaped
 from tests.cli.conftest import EDGE
 
 
