@@ -93,7 +93,10 @@ class Flow(Protocol):
 
 
 class StateLost(Exception):
-    """What a checkpointed flow held in memory is gone: it has to go on from its last commit."""
+    """What a checkpointed flow held in memory is gone: it has to go on from its last commit.
+
+    With a text, the flow itself has failed on what it was given.
+    """
 
 
 @runtime_checkable

@@ -151,7 +151,7 @@ class _Link(asyncio.Protocol):
             _log.error(
                 "a computation has failed inside the gateway; it begins again from its last commit: %s", reply.error
             )
-            raise StateLost(reply.error)
+            raise StateLost("" if reply.opening else reply.error)
         return reply
 
     # As asyncio calls it

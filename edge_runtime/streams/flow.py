@@ -131,8 +131,9 @@ class StreamFlow:
             return self._live.passed(event, Done([self._dead(event, "crash", detail)]))
         try:
             taken = await self._live.take([event], turn)
-        except StateLost:
-            self._fatal[event.id] += 1
+        except StateLost as lost:
+            # A worker that has died, or cannot begin, says nothing about this event.
+            self._fatal[event.id] += bool(str(lost))
             self._careful = CAREFUL
             raise
         self._careful -= 1

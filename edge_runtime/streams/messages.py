@@ -93,6 +93,8 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     """A defect of ours: the session is closed."""
 
     error: str
+    opening: bool = False
+    """It could not even be opened: no event is to blame."""
 
 
 Reply = Took | Missing | Dumped | Failed

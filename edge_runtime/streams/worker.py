@@ -48,7 +48,7 @@ class Worker:
         self._sessions: dict[int, Session] = {}
         self._taking: dict[int, Taking] = {}
         self._tags: dict[str, dict[str, str]] = {}
-        self._failed: dict[int, str] = {}
+        self._failed: dict[int, Failed] = {}
         """What went wrong in sessions that were not closed yet."""
 
     def answer(self, request: Request) -> Reply | None:
@@ -58,8 +58,8 @@ class Worker:
         except Exception:
             # A defect of ours in one computation must not end the others.
             self._close(request.session)
-            self._failed[request.session] = failed = traceback.format_exc()[-2000:]
-            return Failed(failed) if isinstance(request, ANSWERED) else None
+            self._failed[request.session] = failed = Failed(traceback.format_exc()[-2000:], isinstance(request, Open))
+            return failed if isinstance(request, ANSWERED) else None
 
     def _answer(self, request: Request) -> Reply | None:
         number = request.session
@@ -72,7 +72,8 @@ class Worker:
                 return None
         session = self._sessions.get(number)
         if session is None:
-            return None if isinstance(request, Shrink) else Failed(self._failed.get(number, "there is no such session"))
+            none = Failed("there is no such session", opening=True)
+            return None if isinstance(request, Shrink) else self._failed.get(number, none)
         match request:
             case Take(events=events, tags=tags):
                 self._tags = tags
@@ -113,7 +114,14 @@ def serve(connection: socket.socket) -> None:
             return
         reply = worker.answer(_decode(body))
         if reply is not None:
-            connection.sendall(frame(encode(reply)))
+            connection.sendall(frame(_encoded(reply)))
+
+
+def _encoded(reply: Reply) -> bytes:
+    try:
+        return encode(reply)
+    except Exception:  # a result that cannot be told, such as an integer beyond 64 bits
+        return encode(Failed(traceback.format_exc()[-2000:]))
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class LocalSession:
         reply = self._worker.answer(msgspec.msgpack.decode(encode(request), type=Request))
         if isinstance(reply, Failed):
             self._house.failures.append(reply.error)
-            raise StateLost(reply.error)
+            raise StateLost("" if reply.opening else reply.error)
         return None if reply is None else msgspec.msgpack.decode(encode(reply), type=Reply)
 
     async def take(self, events: Sequence[Event], tags: dict[str, dict[str, str]], fetch: Fetch) -> Taken:
