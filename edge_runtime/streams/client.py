@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import cast
 
 import msgspec
 
@@ -157,8 +158,7 @@ class _Link(asyncio.Protocol):
     # As asyncio calls it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's has not got the type
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
