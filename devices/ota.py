@@ -103,22 +103,32 @@ class Ota:
 
     def ask(self, device: str, payload: bytes) -> None:
         """A device wants a piece of what it was offered. Raises WireError."""
+        piece = self.piece(device, payload)
+        if piece is None:
+            self.tell(device, "offer", wire_ota.NOTHING)
+        else:
+            self.tell(device, "data", piece)
+
+    def piece(self, device: str, payload: bytes, most: int = wire_ota.MAX_PIECE) -> bytes | None:
+        """The answer to an ask, with `most` bytes of the file at most; None where nothing is offered.
+
+        Raises WireError.
+        """
         ask = wire_ota.decode_ask(payload)
         rollout = self._meant_for(device)
         if rollout is None:
-            self.tell(device, "offer", wire_ota.NOTHING)
-            return
+            return None
         data = b""
         try:
             content = self.store.content(rollout.release, ask.digest.hex())
-            data = content[ask.offset : ask.offset + ask.length]
+            data = content[ask.offset : ask.offset + min(ask.length, most)]
         except NotFound:
             pass  # an empty piece says so
         except EdgeError as error:
             self._log(f"a piece of {rollout.name} {rollout.version} for '{device}': {error}. {error.hint}")
-        if self.tell(device, "data", wire_ota.encode_data(ask.digest, ask.offset, data)):
-            self.pieces += 1
-            self.bytes += len(data)
+        self.pieces += 1
+        self.bytes += len(data)
+        return wire_ota.encode_data(ask.digest, ask.offset, data)
 
     # What is offered
 
@@ -129,18 +139,24 @@ class Ota:
             return None
         return rollout
 
-    def _offer(self, device: str) -> None:
+    def offer(self, device: str) -> bytes:
+        """What a device is offered just now, as on the wire; `wire_ota.NOTHING` for nothing."""
         rollout = self._meant_for(device)
         found = None if rollout is None else self.store.get(rollout.release)
         if rollout is None or found is None or device not in self._registry:
-            told = self._told.get(device)
-            if told is not None and told.state == "fetching":
-                self.tell(device, "offer", wire_ota.NOTHING)
-            return
+            return wire_ota.NOTHING
         release = bytes.fromhex(rollout.release)
         proofs = [wire_ota.prove(key, rollout.number, release, device) for key in self._tokens(device)]
-        if self.tell(device, "offer", wire_ota.encode_offer(release, found.bytes, rollout.number, proofs)):
-            self._offered[device] = (rollout.number, self._clock.monotonic())
+        self._offered[device] = (rollout.number, self._clock.monotonic())
+        return wire_ota.encode_offer(release, found.bytes, rollout.number, proofs)
+
+    def _offer(self, device: str) -> None:
+        """Tell a device what it is offered, or that it is nothing any more."""
+        offer = self.offer(device)
+        if offer == wire_ota.NOTHING and self.told(device).state != "fetching":
+            return
+        if not self.tell(device, "offer", offer):
+            self._offered.pop(device, None)
 
     def _tokens(self, device: str) -> list[bytes]:
         record = self._registry.record(device)

@@ -46,6 +46,9 @@ STOP_TIMEOUT = 5.0
 RETRY = coap.uint(5)
 """Seconds (Max-Age) after which one who was told 5.03 may try again."""
 
+MAX_PIECE = 1024
+"""Bytes of a release in one answer: it is to fit a datagram."""
+_CBOR = ((numbers.CONTENT_FORMAT, coap.uint(60)),)
 _ACCEPTED, _DUPLICATE, _DEAD = Verdict.ACCEPTED, Verdict.DUPLICATE, Verdict.DEAD
 _TRY_LATER = coap.encode_options([(numbers.MAX_AGE, RETRY)])
 
@@ -352,6 +355,13 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         login = self._let_in(target, data, addr) if target.device else None
         if target.device and login is None:
             return
+        if target.hot and target.verb in (coap_request.OFFER, coap_request.DATA):
+            if self.in_pace(target.device, message.payload, message.type == numbers.CON):
+                code, body = self.update(target.device, target.verb, message.payload)
+                layer.tell(data, addr, code, _CBOR if body else (), body)
+            else:
+                self._busy(data, addr)
+            return
         if target.hot:
             endpoint = layer.endpoint(addr, now)
             start = 4 + len(message.token)
@@ -427,6 +437,9 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         if target.verb == "config/ack":
             admission.submit_config_ack(device, payload, topic, settle)
             return
+        if target.verb == "ota/report":
+            admission.submit_ota(device, "report", payload, topic, settle)
+            return
         if form is Form.ENVELOPE:
             admission.submit(device, target.kind, payload, topic, settle)
             return
@@ -441,6 +454,22 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
             return
         boot, seq = target.identity or self.stamps.take(device, len(readings))
         admission.submit_decoded(device, formats.identified(boot, seq, readings), settle)
+
+    def update(self, device: str, verb: str, payload: bytes) -> tuple[int, bytes]:
+        """What is answered to a device that asks what it is offered, or for a piece of it: a code, and a body.
+
+        For `coap_site` too.
+        """
+        ota = self.admission.ota
+        if ota is None:
+            return numbers.NOT_FOUND, b""
+        if verb == coap_request.OFFER:
+            return numbers.CONTENT, ota.offer(device)
+        try:
+            piece = ota.piece(device, payload, MAX_PIECE)
+        except WireError:
+            return numbers.BAD_REQUEST, b""
+        return (numbers.NOT_FOUND, b"") if piece is None else (numbers.CONTENT, piece)
 
     def settled(self, post: _Post, verdict: Verdict) -> None:
         """A message has its verdict: answer it."""

@@ -33,8 +33,12 @@ _ONCE = frozenset(
     (numbers.URI_HOST, numbers.URI_PORT, numbers.OSCORE, numbers.CONTENT_FORMAT, numbers.ACCEPT, numbers.BLOCK1)
 )
 WELL_KNOWN = [b".well-known", b"core"]
-POSTS = ("events", "replies", "state", "config/ack")
-VERBS = (*POSTS, "commands", "config")
+POSTS = ("events", "replies", "state", "config/ack", "ota/report")
+OFFER, DATA = "ota/offer", "ota/data"
+"""What a board asks about updates; the answer is at hand, and changes nothing."""
+_METHODS = dict.fromkeys(POSTS, numbers.POST) | {DATA: numbers.FETCH}
+"""The others are fetched with GET."""
+_PLACES = {tuple(verb.split("/")): verb for verb in (*POSTS, "commands", "config", OFFER, DATA)}
 
 
 class Refusal(Exception):
@@ -60,7 +64,7 @@ class Target(msgspec.Struct, frozen=True):
     wrong: str = ""
     """What keeps a POST from becoming an event."""
     hot: bool = False
-    """A plain POST in one piece."""
+    """A plain POST, or question about updates, in one piece."""
     protected: bool = False
     """It comes in OSCORE."""
 
@@ -88,7 +92,7 @@ def read(message: Message) -> Target:
     if path == WELL_KNOWN:
         return Target("")
     device, verb, kind = _place(path)
-    allowed = numbers.POST if verb in POSTS else numbers.GET
+    allowed = _METHODS.get(verb, numbers.GET)
     if message.code != allowed:
         raise Refusal(numbers.METHOD_NOT_ALLOWED)
     queries = parameters(message.all(numbers.URI_QUERY))
@@ -97,7 +101,7 @@ def read(message: Message) -> Target:
         identity, wrong = stamps.given(queries.get("b"), queries.get("s")), ""
     except WireError as error:
         identity, wrong = None, str(error)
-    hot = allowed == numbers.POST and not present & _ELSEWHERE
+    hot = (allowed == numbers.POST or verb in (OFFER, DATA)) and not present & _ELSEWHERE
     form = content_form(message.all(numbers.CONTENT_FORMAT))
     return Target(device, verb, kind, form, key.encode() if key is not None else None, identity, wrong, hot)
 
@@ -121,12 +125,11 @@ def content_form(values: list[bytes]) -> Form | None:
 
 def place(path: tuple[str, ...]) -> tuple[str, str, str | None]:
     """The device, the verb and the kind that a path names. Raises Refusal."""
-    if len(path) < 3 or path[0] != "devices" or path[2] not in VERBS or not DEVICE.fullmatch(path[1]):
+    if len(path) < 3 or path[0] != "devices" or not DEVICE.fullmatch(path[1]):
         raise Refusal(numbers.NOT_FOUND)
-    if len(path) == 3:
-        return path[1], path[2], None
-    if path[2:] == ("config", "ack"):
-        return path[1], "config/ack", None
+    verb = _PLACES.get(tuple(path[2:]))
+    if verb is not None:
+        return path[1], verb, None
     if len(path) == 4 and path[2] == "events" and NAME.fullmatch(path[3]):
         return path[1], path[2], path[3]
     raise Refusal(numbers.NOT_FOUND)

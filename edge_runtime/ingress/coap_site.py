@@ -65,6 +65,13 @@ class CoapSite:
         self.commands = Commands(self)
         self.config = Configs(self)
         self._posts = Posts(self)
+        updates = Updates(self)
+        self._others = {
+            "commands": self.commands,
+            "config": self.config,
+            coap_request.OFFER: updates,
+            coap_request.DATA: updates,
+        }
         root = OscoreSiteWrapper(_Root(self), self._contexts)
         logger = logging.getLogger("edge.coap")
         logger.setLevel(logging.WARNING)
@@ -140,7 +147,7 @@ class CoapSite:
             self.door.counters.trespasses += 1
             self.door.security(f"device {claims[0]!r} asked over CoAP for what is below /devices/{device}; refused")
             raise error.Forbidden
-        return {"commands": self.commands, "config": self.config}.get(verb, self._posts)
+        return self._others.get(verb, self._posts)
 
 
 class _Root(resource.Resource):  # type: ignore[misc]
@@ -170,6 +177,9 @@ def _links() -> LinkFormat:
             Link("/devices/DEVICE/config/ack", rt="edge.config.ack", ct="60"),
             Link("/devices/DEVICE/commands", rt="edge.commands", ct="60", obs=None),
             Link("/devices/DEVICE/config", rt="edge.config", ct="60", obs=None),
+            Link("/devices/DEVICE/ota/report", rt="edge.ota.report", ct="60"),
+            Link("/devices/DEVICE/ota/offer", rt="edge.ota.offer", ct="60"),
+            Link("/devices/DEVICE/ota/data", rt="edge.ota.data", ct="60"),
         ]
     )
 
@@ -379,6 +389,28 @@ class Commands(resource.Resource):  # type: ignore[misc]
 
 def _content(payload: bytes) -> Any:
     return aiocoap.Message(code=aiocoap.CONTENT, payload=payload, content_format=CBOR)
+
+
+class Updates(resource.Resource):  # type: ignore[misc]
+    """What a device asks about updates, in OSCORE or in blocks."""
+
+    def __init__(self, site: CoapSite) -> None:
+        super().__init__()
+        self._door = site.door
+
+    async def render_get(self, request: Any) -> Any:
+        """What it is offered."""
+        return self._answer(request, coap_request.OFFER)
+
+    async def render_fetch(self, request: Any) -> Any:
+        """A piece of that."""
+        return self._answer(request, coap_request.DATA)
+
+    def _answer(self, request: Any, verb: str) -> Any:
+        if "/".join(request.opt.uri_path[2:]) != verb:
+            raise error.UnallowedMethod
+        code, body = self._door.update(request.opt.uri_path[1], verb, request.payload)
+        return _content(body) if body else aiocoap.Message(code=aiocoap.Code(code))
 
 
 class Configs(resource.ObservableResource):  # type: ignore[misc]

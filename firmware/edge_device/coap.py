@@ -3,7 +3,8 @@
 One request at a time (NSTART is 1), confirmable. Commands are observed (RFC 7641), and asked for anew at half of the
 keep-alive: that brings what was missed, and shows that the gateway is there. The configuration is asked for then too,
 with the ETag of the one that is known; it is not observed, since it may not fit a datagram. What does not goes in
-blocks (RFC 7959). In `out` each datagram stands behind its length, two bytes, big-endian.
+blocks (RFC 7959). A board that can be updated asks for an offer then, and after each report; a piece of a file comes in
+the answer to the ask (FETCH, RFC 8132). In `out` each datagram stands behind its length, two bytes, big-endian.
 """
 
 import struct
@@ -27,9 +28,11 @@ _SZX = const(5)
 _ENVELOPE = const(65000)
 _COMMANDS = const(0)
 _CONFIG = const(1)
-_POST = const(2)
-_PART = const(3)
-_WHAT = ("commands", "config")
+_OFFER = const(2)
+_POST = const(3)
+_PART = const(4)
+_WHAT = ("commands", "config", "ota/offer", "", "config")
+_NOTHING = b"\xa0"  # the offer that takes back what was offered
 _SEEN = const(8)
 
 
@@ -112,7 +115,7 @@ class Session:
         self.twin = False
         """Whether the device takes configurations, and so asks for them."""
         self.ota = False
-        """The same of updates, which do not come over CoAP."""
+        """The same of updates."""
         self._message = struct.unpack(">H", random(2))[0]
         self.out = bytearray()
         self._oversized = 0
@@ -125,7 +128,7 @@ class Session:
         self.state = CLOSED
         self.out = bytearray()
         self._asked = None  # [what, token, message id, datagram] of the request under way
-        self._due = [0, 0]  # when commands and configuration are to be asked for
+        self._due = [0, 0, 0]  # when commands, configuration and an offer are to be asked for
         self._post = None  # (topic, payload, token of the core)
         self._at = 0  # how much of the payload has arrived in blocks
         self._hold = 0
@@ -142,6 +145,7 @@ class Session:
         self.state = OPENING
         self._tokens = self._random(3)
         self._count = 0
+        self._due[_OFFER] = now + self._refresh  # or with the answer to the report, which comes first
         self._work(now)
 
     def has_room(self):
@@ -170,19 +174,21 @@ class Session:
             self._get(now, _CONFIG)
         elif self._part is not None:
             self._get(now, _PART)
+        elif self.ota and now >= self._due[_OFFER]:
+            self._get(now, _OFFER)
         elif self._post and now >= self._hold:
             self._send_post(now)
 
     def _get(self, now, what):
         out = bytearray()
         last = 0
-        if what != _COMMANDS and self._tag:
+        if what in (_CONFIG, _PART) and self._tag:
             last = option(out, 0, 4, self._tag)
         if what == _COMMANDS:  # the token of the observation stays the same: asking anew takes its place
             last = option(out, 0, 6, b"")  # Observe: register
         if what != _PART:
             self._due[what] = now + self._refresh
-        last = self._path(out, last, "/devices/" + self._device + "/" + _WHAT[min(what, _CONFIG)])
+        last = self._path(out, last, "/devices/" + self._device + "/" + _WHAT[what])
         last = option(out, last, 15, b"k=" + self.key)
         if what == _PART:
             option(out, last, 23, uint(self._next << 4 | self._szx))
@@ -190,6 +196,10 @@ class Session:
 
     def _send_post(self, now):
         topic, payload, _ = self._post
+        code = 2
+        if topic.endswith("/ota/ask"):  # its answer holds what it asks for
+            code = 5
+            topic = topic[:-3] + "data"
         size = len(payload)
         out = bytearray()
         last = self._path(out, 0, topic)
@@ -200,7 +210,7 @@ class Session:
             option(out, last, 27, uint(self._at // _BLOCK << 4 | more | _SZX))
             payload = payload[self._at : self._at + _BLOCK]
         self._count = self._count + 1 & 255
-        self._ask(now, 2, _POST, self._tokens + bytes((_POST, self._count)), out, payload)
+        self._ask(now, code, _POST, self._tokens + bytes((_POST, self._count)), out, payload)
 
     def _path(self, out, last, path):
         for part in path.split("/")[1:]:
@@ -246,7 +256,11 @@ class Session:
             return 3600000
         if self._asked is not None:
             return max(0, self._again - now)
-        due = min(self._due) if self.twin else self._due[_COMMANDS]
+        due = self._due[_COMMANDS]
+        if self.twin:
+            due = min(due, self._due[_CONFIG])
+        if self.ota:
+            due = min(due, self._due[_OFFER])
         if self._post:
             due = min(due, self._hold)
         return max(0, due - now)
@@ -301,13 +315,16 @@ class Session:
         if asked is not None and token == asked[1]:
             self._asked = None
         if what == _POST:
-            self._posted(code, options, now, on_acknowledged)
+            self._posted(code, options, payload, now, on_message, on_acknowledged)
         else:
             self._answer(what, code, options, payload, now, on_message)
         if not self.failure:
             self._work(now)
 
-    def _posted(self, code, options, now, on_acknowledged):
+    def _posted(self, code, options, payload, now, on_message, on_acknowledged):
+        topic, _, token = self._post
+        asked = topic.endswith("/ota/ask")
+        told = topic.endswith("/ota/report")
         if code == 0x5F:  # 2.31: the next block
             self._at += _BLOCK
         elif code == 0x88:  # 4.08: the gateway has forgotten the blocks before
@@ -315,10 +332,15 @@ class Session:
         elif code == 0xA3:  # 5.03: not stored, to be sent again
             self._at = 0
             self._hold = now + 1000 * min(options.get(14, 60), 3600)
-        elif code in (0x44, 0x80, 0x8F):  # 2.04: stored; 4.00 and 4.15: a dead letter, and sending again is no use
-            token = self._post[2]
+        elif code in (0x44, 0x45, 0x80, 0x8F) or (code == 0x84 and (asked or told)):
+            # 2.04: stored; 4.00 and 4.15: a dead letter, and sending again is no use. Of updates 2.05: a piece; 4.04:
+            # nothing is offered any more, or this gateway has none at all.
             self._post = None
             on_acknowledged(token)
+            if told:
+                self._due[_OFFER] = now
+            elif asked and code != 0x80:
+                on_message("ota/data" if code == 0x45 else "ota/offer", payload or _NOTHING, 0)
         else:
             self._refuse(code)
 
@@ -326,12 +348,14 @@ class Session:
         if what != _COMMANDS and code in (0x43, 0x84, 0x88):  # 2.03: as known; 4.04: none yet; 4.08: blocks forgotten
             self._part = None
         elif code == 0xA3:  # the observation is over, or there is no room for it just now
-            self._due[min(what, _CONFIG)] = now + 1000 * max(1, min(options.get(14, 1), 60))
+            self._due[_CONFIG if what == _PART else what] = now + 1000 * max(1, min(options.get(14, 1), 60))
         elif code != 0x45:
             self._refuse(code)
         elif what == _COMMANDS:
             self.state = OPEN
             self._commands(payload, on_message)
+        elif what == _OFFER:
+            on_message("ota/offer", payload, 0)
         else:
             self._config(what, options, payload, on_message)
 

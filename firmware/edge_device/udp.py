@@ -6,7 +6,7 @@ from asyncio import core as loop
 
 from micropython import const
 
-_LARGEST = const(1500)
+_LARGEST = const(1280)  # what the gateway sends at most
 
 
 class Transport:
@@ -16,7 +16,6 @@ class Transport:
         self._link = link
         self._attempt = 0
         self._socket = None
-        self._buffer = bytearray(_LARGEST)
 
     async def open(self):
         """Choose the address; nothing is sent yet. Raises OSError."""
@@ -31,9 +30,15 @@ class Transport:
         """One datagram. To be awaited."""
         while True:
             yield loop._io_queue.queue_read(self._socket)
-            number = self._socket.readinto(self._buffer)
-            if number:
-                return self._buffer[:number]
+            try:
+                # Not `readinto`: that goes on until the buffer is full, and so makes one datagram of several.
+                data = self._socket.recv(_LARGEST)
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+                continue
+            if data:
+                return data
 
     def write(self, out):
         """Send the first datagram in `out`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from edge_runtime import wire_ota
 from edge_runtime.clock import SystemClock
 from edge_runtime.events import Event
 from edge_runtime.ingress.admission import Admission
+from edge_runtime.ingress.coap import CoapFrontDoor
+from edge_runtime.ingress.coap_site import CoapSite
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.mqtt import MqttFrontDoor
 from edge_runtime.ingress.serial import SerialFrontDoor
 from edge_runtime.ingress.serial_find import SerialRule
+from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.journal.memory import MemoryJournal
 from hil.faulty_line import FaultyLine
-from hil.faulty_network import FaultyTcp
+from hil.faulty_network import FaultyTcp, FaultyUdp
 from hil.script import installed
 from hil.waiting import until
 from tests.hil.updatable import PROGRAM, UpdatableBoard, release_files
@@ -80,14 +84,26 @@ class Gateway:
             random=os.urandom,
             ports=list,
         )
-        doors = Doors([self.door, self.serial])
+        self.coap = CoapFrontDoor(
+            admission,
+            self.registry,
+            clock,
+            security=self.security.append,
+            log=self.log.append,
+            random=random.Random(1).random,
+            stamps=Stamps(b"gateway!"),
+            elsewhere=lambda door: CoapSite(door, clock, oscore=self.folder / "oscore"),
+        )
+        doors = Doors([self.door, self.serial, self.coap])
         self.ota.tell = lambda device, word, payload: doors.tell(device, f"ota/{word}", payload)
         self.ota.connected = doors.connected
         self.port = await self.door.start("127.0.0.1", 0)
+        self.coap_port = await self.coap.start("127.0.0.1", 0)
         await self.serial.start()
 
     async def stop(self) -> None:
         await self.serial.stop()
+        await self.coap.stop()
         await self.door.stop()
 
     def versions(self) -> list[str]:
@@ -239,6 +255,35 @@ async def test_paused_and_resumed(gateway: Gateway, board: UpdatableBoard) -> No
     before = len(gateway.journal.records())
     await until(lambda: len(gateway.journal.records()) > before + 3, "it goes on sending", timeout=PATIENCE)
     assert gateway.ota.pieces == pieces
+    await gateway.ota.resume(rollout.number)
+    await gateway.wait_for(rollout, Stand.RUNS)
+
+
+async def test_over_coap_on_a_bad_network(gateway: Gateway, board: UpdatableBoard) -> None:
+    network = FaultyUdp("127.0.0.1", gateway.coap_port)
+    await network.start()
+    network.loss = 0.1
+    network.duplicates = 0.1
+    try:
+        board.settings |= {"link": "coap", "port": network.port, "patience": 1, "keepalive": 4}
+        await board.start()
+        await until(lambda: gateway.versions() == ["1.0"], "the board sends", timeout=PATIENCE)
+        rollout = await gateway.roll_out(proof="event")
+        await gateway.wait_for(rollout, Stand.RUNS)
+        await until(lambda: gateway.versions() == ["1.0", "2.0"], "the new version sends", timeout=PATIENCE)
+    finally:
+        await network.stop()
+    assert board.slot("b") == release_files("2.0")
+    assert gateway.security == []
+
+
+async def test_over_coap_paused_and_resumed(gateway: Gateway, board: UpdatableBoard) -> None:
+    board.settings |= {"link": "coap", "port": gateway.coap_port, "keepalive": 4, "packet": 64}
+    await board.start()
+    rollout = await gateway.roll_out(text=PROGRAM + "# " + "x" * 6000)
+    await until(lambda: gateway.ota.pieces > 20, "it fetches", timeout=PATIENCE)
+    await gateway.ota.pause(rollout.number)
+    await until(lambda: gateway.ota.told(DEVICE).state == "idle", "it stops", timeout=PATIENCE)
     await gateway.ota.resume(rollout.number)
     await gateway.wait_for(rollout, Stand.RUNS)
 

@@ -20,6 +20,8 @@ def code(text: str) -> int:
 
 EMPTY = 0
 GET, POST, PUT, DELETE = 1, 2, 3, 4
+FETCH = 5
+"""RFC 8132: as GET, with a body that says what is wanted."""
 CREATED = code("2.01")
 CHANGED = code("2.04")
 CONTENT = code("2.05")

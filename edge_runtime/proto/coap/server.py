@@ -209,14 +209,26 @@ class ServerLayer:
             self.out.append((bytes((_RST_BIT, 0)) + data[2:4], address))
 
     def refuse(self, data: bytes, address: Address, code: int, options: Iterable[tuple[int, bytes]] = ()) -> None:
-        """Answer a request that changes nothing without remembering it: a repetition gets the same answer again."""
+        """As `tell`, where there is nothing to be said."""
+        self.tell(data, address, code, options)
+
+    def tell(
+        self,
+        data: bytes,
+        address: Address,
+        code: int,
+        options: Iterable[tuple[int, bytes]] = (),
+        payload: bytes = b"",
+    ) -> None:
+        """Answer a request that changes nothing without remembering it: a repetition is answered anew."""
         length = data[0] & 15
         if data[0] & 0x30:
             self._mid = self._mid + 1 & 0xFFFF
             head = bytes((VERSION << 6 | NON << 4 | length, code)) + self._mid.to_bytes(2) + data[4 : 4 + length]
         else:
             head = bytes((_ACK_BIT | length, code)) + data[2 : 4 + length]
-        self.out.append((head + encode_options(options), address))
+        tail = b"\xff" + payload if payload else b""
+        self.out.append((head + encode_options(options) + tail, address))
 
     def tick(self, now: int) -> None:
         """Send the empty ACKs and the repetitions that are due."""

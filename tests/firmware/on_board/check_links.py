@@ -205,6 +205,75 @@ def check_coap_asks_for_the_configuration_once_more_with_its_tag():
     assert taken == [42]
 
 
+class Updates:
+    """What stands for `ota.Ota`: things to be told, and what was heard."""
+
+    def __init__(self, *told):
+        self.told = [["/ota/" + word, body, 0] for word, body in told]
+        self.heard = []
+
+    def take(self):
+        return self.told.pop(0) if self.told else None
+
+    def message(self, topic, payload, packet):
+        self.heard.append((topic, bytes(payload)))
+        return True
+
+
+def check_coap_a_piece_is_the_answer_to_an_ask():
+    bench = Bench(link="coap", keepalive=10)
+    core = bench.core
+    core.ota = Updates(("report", b"R"), ("ask", b"A"), ("ask", b"B"))
+    report = core.ota.told[0]
+    bench.step()
+    core.link_up(bench.hal.now)
+    bench.receive(answer(out_of(core)[0], 0x45, b"\x80"))
+    bench.step()
+    (post,) = out_of(core)
+    assert (post[1], post[5]) == (2, b"R")
+    bench.receive(answer(post, 0x44))
+    assert report[2] == 2, "acknowledged"
+    (get,) = out_of(core)  # for what is offered now
+    assert get[1] == 1
+    bench.receive(answer(get, 0x45, b"\xa0"))
+    assert core.ota.heard == [("ota/offer", b"\xa0")]
+    bench.step()
+    (fetch,) = out_of(core)
+    assert (fetch[1], fetch[5]) == (5, b"A")
+    bench.receive(answer(fetch, 0x45, b"piece"))
+    assert core.ota.heard[1:] == [("ota/data", b"piece")]
+    bench.step()
+    (fetch,) = out_of(core)
+    bench.receive(answer(fetch, 0x84))  # 4.04: it is not offered any more
+    assert core.ota.heard[2:] == [("ota/offer", b"\xa0")]
+    bench.step(5000)
+    (get,) = out_of(core)
+    bench.receive(answer(get, 0x45, b"\x80"))
+    (get,) = out_of(core)
+    bench.receive(answer(get, 0x45, b"offer"))
+    assert core.ota.heard[3:] == [("ota/offer", b"offer")], "with each renewal"
+
+
+def check_coap_a_gateway_without_updates_gets_readings():
+    bench = Bench(link="coap")
+    core = bench.core
+    core.ota = Updates(("report", b"R"))
+    core.emit("k", 1)
+    bench.step()
+    core.link_up(bench.hal.now)
+    bench.receive(answer(out_of(core)[0], 0x45, b"\x80"))
+    bench.step()
+    for _ in range(3):
+        (request,) = out_of(core)
+        if request[1] == 2 and request[4][12] == 65000 and request[5] != b"R":
+            break
+        bench.receive(answer(request, 0x84))
+        bench.step()
+    bench.receive(answer(request, 0x44))
+    assert len(core.queue) == 0
+    assert core.online
+
+
 class Rtc:
     """What stands for the board's clock."""
 
