@@ -36,6 +36,7 @@ _FLUSH = const(4096)  # a flash block: smaller pieces are written more than once
 _AGAIN = const(10000)  # ms for an answer to an ask
 _NEWS = const(30000)  # ms between two reports of how far it has come
 _LARGEST = const(65536)  # bytes of a list of files: 256 of them have 40 KB
+_PIECE = const(16384)  # bytes that the gateway gives at once, at most
 _HOLD = const(60000)  # ms that a restart waits for readings to be sent
 _ATTEMPTS = const(3)  # of a file whose hash is wrong
 _PAYLOAD = const(1)
@@ -75,7 +76,8 @@ class Ota:
         self._slot = edge_boot.SLOTS[edge_boot.running]
         self._other = edge_boot.SLOTS[1 - edge_boot.running]
         self._running = _release(self._slot)
-        self._key = _key_of(core.config.key)
+        # Where there is no token, everybody knows what stands in its place.
+        self._key = None if core.config.key == "-" else _key_of(core.config.key)
         self._needs_event = False
         state = edge_boot.state()
         self._number = state[edge_boot.NUMBER]
@@ -162,6 +164,15 @@ class Ota:
             self.tick()
 
     def _take_offer(self, release, size, number, proofs):
+        # A larger number would lose its front in the proof, and an old offer be new again.
+        if (
+            not isinstance(release, bytes)
+            or not isinstance(size, int)
+            or not isinstance(number, int)
+            or number >> 32
+            or not all(isinstance(proof, bytes) for proof in proofs)
+        ):
+            raise ValueError("that is no offer")
         offer = (release, size, number)
         if self._trial or offer == self._offer:
             return
@@ -209,7 +220,7 @@ class Ota:
                 pass
         except StopIteration:
             self._end()
-        except (Refused, OSError, ValueError, MemoryError) as error:
+        except Exception as error:
             text = str(error) if isinstance(error, Refused) else describe(error)
             self._core.log("update: " + text)
             release, _, number = self._offer
@@ -219,19 +230,36 @@ class Ota:
     def _prove(self):
         """On trial: confirm this version, or give it up."""
         good = self._report[STATE] == ACKNOWLEDGED and self._report[_NEWER] is None
-        if good and (self.delivered or not self._needs_event) and (not self.check or self.check()):
-            edge_boot.confirm()
-            self._trial = False
-            self._wake(_NEVER)
-            self._tell(IDLE, b"", "")
-        elif self._core.hal.uptime() > self._until:
+        if good and (self.delivered or not self._needs_event) and self._agrees(self.check):
+            try:
+                edge_boot.confirm()
+                self._trial = False
+                self._wake(_NEVER)
+                self._tell(IDLE, b"", "")
+                return
+            except OSError as error:  # the flash takes nothing: it is tried again, as long as there is time
+                self._core.report("update", error)
+        if self._core.hal.uptime() > self._until:
             self._core.log("update: this version could not be confirmed in its time")
             self._kept()
-            edge_boot.back(edge_boot.LATE)
+            try:
+                edge_boot.back(edge_boot.LATE)
+            except OSError:  # the boot loader goes back where it cannot count a start
+                pass
             edge_boot.reset()
+
+    def _agrees(self, function):
+        """What the program says, if it says anything; one that fails does not agree."""
+        try:
+            return not function or function()
+        except Exception as error:
+            self._core.report("update", error)
+            return False
 
     def _update(self, release, size, number, proofs):
         core = self._core
+        if self._key is None:
+            raise Refused("this board has no token, with which an offer is signed")
         text = b"edge ota\0" + struct.pack(">I", number) + release + core.config.device.encode()
         good = _hmac(self._key, text)
         if not any(_same(good, proof) for proof in proofs):
@@ -258,7 +286,7 @@ class Ota:
         _replace(manifest, self._other + "/.release")
         self._tell(FETCHING, release, "waits for its restart", number)
         since = core.hal.uptime()
-        while (not self._kept() and core.hal.uptime() - since < _HOLD) or (self.may_restart and not self.may_restart()):
+        while (not self._kept() and core.hal.uptime() - since < _HOLD) or not self._agrees(self.may_restart):
             yield True
         edge_boot.switch(1 - edge_boot.running, number, STARTS, int(health or 300))
         core.log("update: the new version is started")
@@ -313,6 +341,7 @@ class Ota:
         for path in doomed:
             os.remove(self._other + "/" + path)
             yield
+        _prune(self._other)
         return lacking
 
     def _provide(self, digest, size, path):
@@ -350,7 +379,9 @@ class Ota:
             with open(part, "ab") as file:
                 flushed = at
                 while at < size:
-                    data = yield from self._chunk(digest, at, min(self._core.config.options["packet"], size - at))
+                    data = yield from self._chunk(
+                        digest, at, min(self._core.config.options["packet"], size - at, _PIECE)
+                    )
                     file.write(data)
                     at += len(data)
                     if at - flushed >= _FLUSH:
@@ -424,7 +455,12 @@ def _release(slot):
     """The id of the release in a slot; empty for one that came with the board."""
     try:
         with open(slot + "/.release", "rb") as file:
-            return sha256(file.read()).digest()
+            found = sha256()
+            data = file.read(_STEP)
+            while data:
+                found.update(data)
+                data = file.read(_STEP)
+            return found.digest()
     except OSError:
         return b""
 
@@ -471,6 +507,18 @@ def _walk(root, under=""):
             yield from _walk(root, name)
         else:
             yield name
+
+
+def _prune(root):
+    """Remove the folders below `root` that are empty: one that is left would be imported in place of a file."""
+    for entry in list(os.ilistdir(root)):
+        if entry[1] & 0x4000:
+            path = root + "/" + entry[0]
+            _prune(path)
+            try:
+                os.rmdir(path)
+            except OSError:  # it is not empty
+                pass
 
 
 def _key_of(text):

@@ -151,8 +151,10 @@ def _guard(seconds):
 
 
 def _late(_timer):
-    back(LATE)
-    reset()
+    try:
+        back(LATE)
+    finally:  # where that cannot be written, the next start cannot be counted, and is one of the other slot
+        reset()
 
 
 def _note(error):

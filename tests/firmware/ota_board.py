@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from types import ModuleType, SimpleNamespace
@@ -69,11 +69,11 @@ class Gateway:
         """So many pieces come damaged."""
         self.silent = False
         """It takes reports, and is not heard by a version that is new."""
-        self._proof = wire_ota.prove(sha256(key).digest(), number, offered.id, DEVICE)
+        self.proof: Any = wire_ota.prove(sha256(key).digest(), number & 0xFFFFFFFF, offered.id, DEVICE)
 
     @property
     def offer(self) -> bytes:
-        return wire_ota.encode_offer(self.offered.id, len(self.offered.raw), self.number, [self._proof])
+        return wire_ota.encode_offer(self.offered.id, len(self.offered.raw), self.number, [self.proof])
 
     def over(self) -> bool:
         """Whether the board is through with it, whatever came of it."""
@@ -105,6 +105,10 @@ class Board:
         self.flash = flash
         self.packet = packet
         self.starts: list[int] = []
+        self.failed: list[str] = []
+        self.key = KEY
+        self.prepare: Callable[[Any], None] = lambda ota: None
+        """What the program does with its `device.updates()`."""
         for module in modules:
             module.open, module.os = flash.open, flash.os
 
@@ -136,15 +140,17 @@ class Board:
         core = SimpleNamespace(
             ota=None,
             session=SimpleNamespace(acknowledge=lambda packet: None),
-            config=SimpleNamespace(device=DEVICE, key=KEY, options={"packet": self.packet}),
+            config=SimpleNamespace(device=DEVICE, key=self.key, options={"packet": self.packet}),
             hal=SimpleNamespace(uptime=uptime),
             queue=[],
             every=every,
             log=lambda text: None,
+            report=lambda where, error: self.failed.append(f"{where}: {error}"),
             _since=1,
         )
         try:
             ota = self.ota.Ota(core)
+            self.prepare(ota)
             for _ in range(turns):
                 now += ota._timer.period
                 ota.tick()

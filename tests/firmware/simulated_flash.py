@@ -31,6 +31,7 @@ class Flash:
             remove=self.remove,
             rename=self.rename,
             mkdir=self.mkdir,
+            rmdir=self.rmdir,
             listdir=self.listdir,
             ilistdir=self.ilistdir,
             stat=self.stat,
@@ -83,6 +84,12 @@ class Flash:
             raise OSError(17, path)
         self.spend(1)
         self.folders.add(path)
+
+    def rmdir(self, path: str) -> None:
+        if path not in self.folders or self.listdir(path):
+            raise OSError(39, path)
+        self.spend(1)
+        self.folders.remove(path)
 
     def listdir(self, path: str) -> list[str]:
         return [entry[0] for entry in self.ilistdir(path)]

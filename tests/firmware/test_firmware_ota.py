@@ -313,6 +313,114 @@ def test_pieces_that_come_damaged(modules: tuple[Any, Any], damaged: int, taken:
         assert board.start() == 0
 
 
+def test_an_old_offer_does_not_become_new_by_a_larger_number(modules: tuple[Any, Any]) -> None:
+    """What is signed are 32 bits, and MicroPython cuts off what is beyond them without a word."""
+    board = Board(modules, fresh(OLD))
+    update(board, Gateway(NEW, number=8))
+    replayed = Gateway(OLD, number=7 + (1 << 32))
+    board.start()
+    with pytest.raises(AssertionError, match="nothing came of it"):
+        board.run(replayed, turns=200)
+    assert replayed.asked == []
+    assert board.start() == 1
+
+
+@pytest.mark.parametrize("proof", [5, None, [b""]])
+def test_an_offer_of_another_form_is_passed_over(modules: tuple[Any, Any], proof: object) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    gateway.proof = proof
+    board.start()
+    with pytest.raises(AssertionError, match="nothing came of it"):
+        board.run(gateway, turns=200)
+    assert gateway.asked == []
+
+
+def test_a_board_without_a_token_takes_no_offer(modules: tuple[Any, Any]) -> None:
+    """It shows a JWT or a certificate: what stands in the token's place is known to everybody."""
+    board = Board(modules, fresh(OLD))
+    board.key = "-"
+    _, ota = modules
+    gateway = Gateway(NEW)
+    gateway.proof = wire_ota.prove(ota._key_of("-"), 7, NEW.id, "gh-1")
+    board.start()
+    assert not board.run(gateway)
+    assert gateway.reports[-1].detail == "this board has no token, with which an offer is signed"
+    assert gateway.asked == []
+
+
+def test_a_folder_that_became_a_file_leaves_nothing(modules: tuple[Any, Any]) -> None:
+    """MicroPython imports a folder `fan`, even an empty one, rather than `fan.py`."""
+    flash = fresh(OLD)
+    flash.folders |= {"/b", "/b/lib", "/b/lib/fan", "/b/lib/fan/deep", "/b/lib/empty"}
+    flash.files |= {"/b/main.py": b"print(0)\n", "/b/lib/fan/__init__.py": b"", "/b/lib/fan/deep/x.py": b"1\n"}
+    board = Board(modules, flash)
+    new = Version("2.0", {"main.py": b"import fan\n", "lib/fan.py": b"print(2)\n", "lib/kept/a.py": b"1\n"})
+    update(board, Gateway(new))
+    assert board.files(1) == new.files
+    assert {folder for folder in flash.folders if folder.startswith("/b")} == {"/b", "/b/lib", "/b/lib/kept"}
+
+
+def test_a_flash_that_takes_nothing_on_trial(modules: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version cannot be confirmed: the board goes back after its time, and is not stuck."""
+    boot, _ = modules
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(NEW)
+    board.start()
+    assert board.run(gateway)
+    assert board.start() == 1
+
+    def full(path: str, mode: str = "r") -> Any:
+        if "r" in mode:
+            return board.flash.open(path, mode)
+        raise OSError(28, path)
+
+    monkeypatch.setattr(boot, "open", full)
+    assert board.run(gateway), "it resets itself"
+    assert board.failed[0] == f"update: {OSError(28, '/ota.1')}"
+    assert board.start() == 0
+    resets: list[bool] = []
+    monkeypatch.setattr(boot, "reset", lambda: resets.append(True))
+    with pytest.raises(OSError, match="28"):
+        boot._late(None)
+    assert resets == [True]
+
+
+def test_a_check_that_fails_does_not_agree(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    gateway = Gateway(Version("2.0", NEW.files, health=20))
+    asked: list[bool] = []
+
+    def busy() -> bool:
+        asked.append(True)
+        if len(asked) < 3:
+            raise KeyError("pump")
+        return True
+
+    def broken() -> bool:
+        raise ZeroDivisionError
+
+    def prepare(ota: Any) -> None:
+        ota.may_restart, ota.check = busy, broken
+
+    board.prepare = prepare
+    board.start()
+    assert board.run(gateway), "it restarts when it may"
+    assert len(asked) == 3
+    assert board.start() == 1
+    assert board.run(gateway), "it gives itself up in its time"
+    assert board.start() == 0
+    assert board.failed[0] == "update: 'pump'"
+
+
+def test_packets_may_be_larger_than_pieces(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD), packet=200_000)
+    large = Version("2.0", {"main.py": b"#" * 40_000})
+    gateway = Gateway(large)
+    update(board, gateway)  # which raises for an ask of more than 16 KiB
+    assert board.files(1) == large.files
+
+
 def test_a_path_out_of_the_slot_is_refused(modules: tuple[Any, Any]) -> None:
     _, ota = modules
     for path in ("/main.py", "../edge_boot.py", "lib/../../x", ".release"):
