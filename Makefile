@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ORACLE := .oracle
+COMPILED := .compiled
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run test lint types unit guest wheel bench fuzz oracle test-oracle system clean
+.PHONY: help run test lint types unit guest wheel compiled bench fuzz oracle test-oracle system clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -39,6 +40,9 @@ guest: $(VENV)/.run ## Build the sandbox guests that are not in the cache (JavaS
 wheel: $(VENV)/.run ## Build the wheel that is published, guests included, into dist/
 	@$(BIN)/python tools/wheel.py
 
+compiled: $(COMPILED)/bin/python ## Install into .compiled, with the machines compiled (.compiled/bin/python bench/streams.py)
+	@EDGE_COMPILE=1 $(COMPILED)/bin/python -m pip --disable-pip-version-check --quiet install --no-build-isolation '.[clouds,guest]'
+
 bench: $(VENV)/.dev ## The benchmarks, each beside its peer
 	@for b in bench/*.py; do case $$b in */report.py|*/__init__.py) ;; *) echo "== $$b"; $(BIN)/python $$b;; esac; done
 
@@ -50,7 +54,7 @@ system: ## Install the system packages that tests need (with root or sudo), or n
 	@sh tools/system-packages.sh
 
 clean: ## Remove the virtual environment and what tools left behind
-	rm -rf $(VENV) $(ORACLE) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
+	rm -rf $(VENV) $(ORACLE) $(COMPILED) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,3 +80,7 @@ $(ORACLE)/.installed: $(VENV)/bin/python requirements/oracle.txt
 	@$(PYTHON) -m venv $(ORACLE)
 	@$(ORACLE)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/oracle.txt
 	@touch $@
+
+$(COMPILED)/bin/python: $(VENV)/bin/python
+	@$(PYTHON) -m venv $(COMPILED)
+	@$(COMPILED)/bin/python -m pip --disable-pip-version-check --quiet install mypy 'setuptools>=77'

@@ -10,6 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from edge_runtime.streams import engine
+
 
 class Machine(msgspec.Struct, frozen=True):
     """Where the figures come from."""
@@ -20,6 +22,8 @@ class Machine(msgspec.Struct, frozen=True):
     kernel: str
     load: float
     """The load average of the last minute before the run: above 0, others were at work too."""
+    machines: str
+    """"compiled" or "interpreted": docs/adr/0031-compiled-machines.md."""
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,6 +54,7 @@ def machine() -> Machine:
         python=platform.python_version(),
         kernel=platform.release(),
         load=round(os.getloadavg()[0], 2),
+        machines="interpreted" if engine.__file__.endswith(".py") else "compiled",
     )
 
 
@@ -76,7 +81,9 @@ def show(report: Report, as_json: bool) -> None:
         return
     console = Console()
     at = report.machine
-    table = Table(title=f"{report.bench} on {at.cores} x {at.cpu}, Python {at.python}, load {at.load}")
+    table = Table(
+        title=f"{report.bench} on {at.cores} x {at.cpu}, Python {at.python} ({at.machines} machines), load {at.load}"
+    )
     table.add_column("what")
     for heading in ("value", "peer", "ratio"):
         table.add_column(heading, justify="right")

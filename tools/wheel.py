@@ -1,12 +1,15 @@
 """Builds the wheel that is published: the package with its guests built, so that who installs it needs no tools.
 
-    python tools/wheel.py [FOLDER]      # dist/ unless said otherwise
+    python tools/wheel.py [--compiled] [FOLDER]      # dist/ unless said otherwise
 
-What is packed is what git has, as it lies in the working tree.
+What is packed is what git has, as it lies in the working tree. A compiled one (docs/adr/0031-compiled-machines.md)
+is for this Python and this kind of machine; pip takes it where it fits, and the plain one elsewhere.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from edge_runtime.functions.sandbox import build, cache, javascript
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def wheel(folder: Path) -> Path:
+def wheel(folder: Path, *, compiled: bool = False) -> Path:
     """Build it into `folder` and answer its path. Raises `EdgeError` where a guest cannot be built."""
     guests = {"guest": build.built(cache.default_folder(), _silent)}
     if not javascript.buildable():
@@ -36,7 +39,11 @@ def wheel(folder: Path) -> Path:
         for place, guest in guests.items():
             shutil.copyfile(guest, Path(copy, "edge_runtime/functions", place, "guest.wasm"))
         options = ["--disable-pip-version-check", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
-        subprocess.run([sys.executable, "-m", "pip", "wheel", *options, copy], check=True)
+        environment = dict(os.environ)
+        if compiled:
+            environment["EDGE_COMPILE"] = "1"
+            options.append("--no-build-isolation")  # mypy compiles, the one that checked the types
+        subprocess.run([sys.executable, "-m", "pip", "wheel", *options, copy], check=True, env=environment)
     return max(folder.glob("edge_runtime-*.whl"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -45,7 +52,11 @@ def _silent(_phase: str, _fraction: float) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("dist"), metavar="FOLDER")
+    parser.add_argument("--compiled", action="store_true", help="with the machines compiled")
+    arguments = parser.parse_args()
     try:
-        print(wheel(Path(sys.argv[1] if len(sys.argv) > 1 else "dist").absolute()))
+        print(wheel(arguments.folder.absolute(), compiled=arguments.compiled))
     except EdgeError as error:
         sys.exit(f"{error}\n{error.hint}")
