@@ -25,6 +25,7 @@ _LEAVING = const(4)
 
 _POLL = const(50)
 _NEVER = const(86400000)
+_LONGEST = const(3600000)  # ms of one sleep: an RP2040 takes 71 minutes at most
 _WAKES = const(10000)  # ms that a board may take to wake up
 # Boot, sequence, uptime, for how long it is to sleep, the time (0: not known); uptime of the last contact, and the
 # readings that it left.
@@ -156,6 +157,7 @@ class Duty:
         wait = self._contact + self._most - now
         for timer in core._timers:
             wait = min(wait, timer.due - now)
+        wait = min(wait, _LONGEST)
         if wait < self._least:
             return wait
         if hasattr(core, "keep"):

@@ -1,5 +1,7 @@
 """The parts that a board's settings ask for beside the core: `keep`, `duty`, `spool`, `clock`, `watchdog`."""
 
+import sys
+
 from .config import ConfigError
 
 _PARTS = ("clock", "duty", "keep", "spool", "watchdog")
@@ -42,6 +44,8 @@ def attach(core, parts, settings="the settings"):
         if "duty" in parts:
             if "spool" not in parts:
                 raise ValueError("'duty' needs a 'spool': what is in RAM does not outlive the sleep")
+            if "watchdog" in parts and sys.platform == "rp2":
+                raise ValueError("not 'duty' and 'watchdog' on this chip: it goes on in the sleep, and ends it")
             from .duty import attach
 
             attach(core, parts["duty"])

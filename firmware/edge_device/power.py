@@ -19,6 +19,8 @@ class Power:
 
     def recall(self):
         """What was remembered before the sleep; nothing after a loss of power."""
+        if hasattr(machine, "reset_cause") and machine.reset_cause() == machine.PWRON_RESET:
+            return b""  # a file outlives it; for how long the board was without power, nobody knows
         return self._memory() if self._memory else self._slots.load()
 
     def remember(self, data):
@@ -40,9 +42,12 @@ class Power:
             import network
 
             self._wlan = network.WLAN(network.STA_IF)
-        self._wlan.active(on)
-        if on:
-            self._wlan.connect(self._wifi["ssid"], self._wifi.get("key"))
+        try:
+            self._wlan.active(on)
+            if on and not self._wlan.isconnected():
+                self._wlan.connect(self._wifi["ssid"], self._wifi.get("key"))
+        except (OSError, RuntimeError):  # it is joining already, or cannot: `joined` tells
+            pass
 
     def joined(self):
         """Whether the network can be used."""

@@ -92,13 +92,23 @@ class Shell:
             if transport is None:
                 transport = self._transports[link] = _transport(link, core.hal)
             await transport.open()
+        except asyncio.CancelledError:
+            if transport is not None:
+                transport.close()
+            raise
         except Exception as error:
             if transport is not None:
                 transport.close()
             self._task = None
-            core.link_down(
-                uptime(), "no connection to " + link.host + ":" + str(link.port) + " (" + describe(error) + ")"
-            )
+            if core.wants_link and core.link is link:
+                core.link_down(
+                    uptime(), "no connection to " + link.host + ":" + str(link.port) + " (" + describe(error) + ")"
+                )
+            self.wake()
+            return
+        if not core.wants_link or core.link is not link:  # it was given up meanwhile: the board is to sleep, say
+            transport.close()
+            self._task = None
             self.wake()
             return
         self._transport = transport

@@ -38,6 +38,7 @@ class Dht22:
             from machine import time_pulse_us as pulse
         self._pulse = pulse
         self._sleep_ms = sleep_ms or time.sleep_ms
+        self._pulses = [0] * 42  # the line before the answer, the answer, and the bits
 
     def read(self):
         """{"temperature": degrees C, "humidity": %}. Takes 25 ms; interrupts at a bad moment cost a reading."""
@@ -46,13 +47,15 @@ class Dht22:
         pin.value(0)
         self._sleep_ms(2)  # at least 1 ms
         pin.value(1)
-        pulses = []
-        for _ in range(42):  # the line before the answer, the answer, and the bits
+        pulses = self._pulses  # a list that grew would have the memory tidied up in the middle of a bit
+        count = 0
+        while count < len(pulses):
             length = self._pulse(pin, 1, _LONGEST)
             if length < 0:
                 break
-            pulses.append(length)
-        if not pulses:
+            pulses[count] = length
+            count += 1
+        if not count:
             raise SensorError("the DHT22 does not answer: look at its wires and its resistor")
-        temperature, humidity = decode(pulses[-40:])
+        temperature, humidity = decode(pulses[max(0, count - 40) : count])
         return {"temperature": temperature / 10, "humidity": humidity / 10}

@@ -93,6 +93,25 @@ def test_without_memory_that_outlives_it_a_file_is_used(folder: Path) -> None:
     assert sorted(path.name for path in folder.glob("duty.*")) == ["duty.0", "duty.1"]
 
 
+def test_after_a_loss_of_power_nothing_goes_on(folder: Path) -> None:
+    """What the file says of the sleep is not true any more: nobody knows how long the board was without power."""
+    lost = MACHINE.replace("def memory", "def memorize") + "PWRON_RESET = 1\nreset_cause = lambda: CAUSE\n"
+    for cause, anew in ((1, True), (3, False), (1, True)):
+        (folder / "stand-ins" / "machine.py").write_text(lost.replace("CAUSE", str(cause)))
+        output = run_script("unix", folder, RUN.replace("FORM", ""), heap="512k")
+        assert "sleeps" in output, output
+        assert ("radio True" in output) == anew
+
+
+def test_a_radio_that_is_busy_keeps_no_reading_from_being_taken(folder: Path) -> None:
+    """An ESP32 that is joining already (by its boot.py, say) refuses to be told so again."""
+    busy = NETWORK.replace('print("joins", ssid, key)', 'raise OSError("Wifi Internal State Error")')
+    (folder / "stand-ins" / "network.py").write_text(busy)
+    output = run_script("unix", folder, RUN.replace("FORM", ""), heap="512k")
+    assert "sleeps" in output, output
+    assert sum(path.stat().st_size for path in (folder / "spool").iterdir()) > 60
+
+
 def test_a_port_without_a_watchdog_says_so(folder: Path) -> None:
     (folder / "stand-ins" / "machine.py").write_text("")
     output = run_script("unix", folder, RUN.replace("FORM", 'del form["duty"]'), heap="512k")

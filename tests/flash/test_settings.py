@@ -23,9 +23,21 @@ NETWORK = """
 STA_IF = 0
 class WLAN:
     def __init__(self, which): pass
-    def active(self, on): print("active", on)
+    def active(self, on=True): print("active", on); return True
     def isconnected(self): return False
     def connect(self, ssid, password=None): print("connect", ssid, password)
+    def status(self):
+        STATUS.append(STATUS.pop(0))
+        return STATUS[-1]
+STATUS = [1, -2, 3]
+"""
+MACHINE = """
+class Timer:
+    PERIODIC = 1
+    def __init__(self, period, mode, callback):
+        print("every", period)
+        for _ in range(3):
+            callback(self)
 """
 
 
@@ -115,8 +127,23 @@ def test_the_board_joins_its_wifi(tmp_path: Path) -> None:
     assert "connect home None" in boot({"settings": {"wifi": {"ssid": "home"}}})
     assert boot({"settings": {}}).strip() == ""
     assert "no Wi-Fi" in boot({"settings": {"wifi": {"password": "x"}}})
+    assert "no Wi-Fi" in boot({"settings": {"wifi": "home"}})
     (tmp_path / "edge.json").write_text("{")
     assert "no Wi-Fi" in run_script("unix", tmp_path, BOOT, heap="128k")
+
+
+def test_a_pico_looks_for_a_network_that_was_lost(tmp_path: Path) -> None:
+    if not installed("unix"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no unix MicroPython: requirements/micropython.txt")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/network.py").write_text(NETWORK)
+    (tmp_path / "lib/machine.py").write_text(MACHINE)
+    (tmp_path / "edge.json").write_text(json.dumps({"settings": {"wifi": {"ssid": "home"}}}))
+    said = run_script("unix", tmp_path, BOOT.replace("sys.platform", '"rp2"'), heap="128k")
+    assert "every 15000" in said
+    assert said.count("connect home None") == 2, "at the start, and where it is not joining, nor joined"
+    said = run_script("unix", tmp_path, BOOT, heap="128k")
+    assert said.count("connect home None") == 1
 
 
 def test_the_order_on_the_board() -> None:

@@ -1,9 +1,24 @@
 """Joins the Wi-Fi of the settings, `"settings": {"wifi": {"ssid": ..., "password": ...}}`, before the program starts.
 
-It does not wait for it: the program starts meanwhile, and tries its link until there is a network.
+It does not wait for it: the program starts meanwhile, and tries its link until there is a network. A network that was
+lost is joined again.
 """
 
 import json
+import sys
+
+
+def _join():
+    try:
+        station.connect(wifi["ssid"], wifi.get("password"))
+    except OSError as error:
+        print("edge: no Wi-Fi:", error)
+
+
+def _look(_timer):
+    if station.active() and not station.isconnected() and station.status() <= 0:  # neither joining nor asleep
+        _join()
+
 
 try:
     import network
@@ -14,6 +29,10 @@ try:
         station = network.WLAN(network.STA_IF)
         station.active(True)
         if not station.isconnected():
-            station.connect(wifi["ssid"], wifi.get("password"))
-except (ImportError, OSError, ValueError, KeyError) as error:
-    print("edge: no Wi-Fi:", error)
+            _join()
+        if sys.platform == "rp2":  # others look for their network by themselves
+            from machine import Timer
+
+            timer = Timer(period=15000, mode=Timer.PERIODIC, callback=_look)
+except Exception as error:  # whatever is wrong, the program starts
+    print("edge: no Wi-Fi:", type(error).__name__, error)

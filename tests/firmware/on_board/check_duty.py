@@ -176,6 +176,42 @@ def check_a_start_without_the_memory_is_a_new_boot():
     assert readings(old) == [1]
 
 
+def check_no_sleep_is_longer_than_a_board_takes():
+    clean()
+    power = Power()
+    options = {"most": 20000, "every": 100}
+
+    def start():
+        bench = wake(power, **options)
+        bench.core._timers[0].period = 7200000
+        return bench
+
+    bench = start()
+    contact(bench, power)
+    assert sleeps(bench, power) == 3600000
+    told = len(power.told)
+    bench = start()
+    assert 3500000 < sleeps(bench, power) <= 3600000
+    assert len(power.told) == told, "it only turns over"
+    assert len(bench.core.queue) == 0
+    bench = start()
+    sleeps(bench, power)
+    assert len(bench.core.queue) == 1
+
+
+def check_a_watchdog_that_goes_on_in_the_sleep_is_refused():
+    class Pico:
+        platform = "rp2"
+
+    form = {"device": "b1", "key": "k", "host": "h", "port": 1, "duty": {}, "spool": {}, "watchdog": 8}
+    sys = parts.sys
+    parts.sys = Pico
+    try:
+        assert "goes on in the sleep" in raises(ConfigError, parts.attach, Bench().core, Config(form).parts)
+    finally:
+        parts.sys = sys
+
+
 def check_readings_in_ram_alone_keep_it_awake():
     clean()
     power = Power()
