@@ -1,0 +1,56 @@
+"""edge.toml: its sections as typed structs, how it is read, and what its settings are called in words."""
+
+from edge_runtime.config.reader import MAX_FILE, load, parse
+from edge_runtime.config.sections import (
+    Admission,
+    AppSettings,
+    Attach,
+    Coap,
+    Config,
+    ControlSettings,
+    Functions,
+    Gateway,
+    Http,
+    HttpCloudEvents,
+    IotCore,
+    Journal,
+    Mappings,
+    MappingSettings,
+    Mqtt,
+    PaceSettings,
+    SchemaSettings,
+    SerialSettings,
+    StreamSettings,
+)
+from edge_runtime.config.text import default_text, lan_text, settings
+from edge_runtime.config.values import DURATION, SIZE
+
+__all__ = [
+    "DURATION",
+    "MAX_FILE",
+    "SIZE",
+    "Admission",
+    "AppSettings",
+    "Attach",
+    "Coap",
+    "Config",
+    "ControlSettings",
+    "Functions",
+    "Gateway",
+    "Http",
+    "HttpCloudEvents",
+    "IotCore",
+    "Journal",
+    "MappingSettings",
+    "Mappings",
+    "Mqtt",
+    "PaceSettings",
+    "SchemaSettings",
+    "SerialSettings",
+    "StreamSettings",
+    "default_text",
+    "lan_text",
+    "load",
+    "parse",
+    "settings",
+]
