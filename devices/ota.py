@@ -182,7 +182,8 @@ class Ota:
         """Move roll-outs on as far as the reports allow, and tell devices that have their turn."""
         async with self._changing:
             for rollout in list(self._rollouts.values()):
-                moved = rollout.moved(self._told, self._clock.now())
+                removed = {device for device in rollout.devices if device not in self._registry}
+                moved = rollout.moved(self._told, self._clock.now(), removed)
                 if moved != rollout:
                     await self._keep(moved)
                     if moved.state != rollout.state:
@@ -213,14 +214,16 @@ class Ota:
         soak: int = 0,
     ) -> Rollout:
         """Begin to give devices a release: to `first` or `canary` of them, then to `shares` (per cent), then to all."""
-        found = self.store.get(release)
-        if found is None:
-            raise NotFound("there is no such release", hint="See: edge ota list")
         if not devices:
             raise EdgeError("no device is meant", hint="Name some with --device or --tag, or give --all.")
         if len(devices) > MAX_DEVICES:
             raise EdgeError(f"a roll-out has {MAX_DEVICES} devices at most")
+        if tolerated < 0 or soak < 0:
+            raise EdgeError("the devices that may fail, and the time that a step has to stand, are not below 0")
         async with self._changing:
+            found = self.store.get(release)
+            if found is None:
+                raise NotFound("there is no such release", hint="See: edge ota list")
             busy = {d: r.number for r in self._rollouts.values() if r.state in OPEN for d in r.devices}
             for device in devices:
                 self._check(device, found.manifest.boards)
@@ -229,7 +232,7 @@ class Ota:
                     raise EdgeError(f"'{device}' is in the roll-out {busy[device]} already", hint=hint)
             number = max([self._clock.now() // 1_000_000, *(n + 1 for n in self._rollouts)]) & 0xFFFFFFFF
             ordered = rollouts.order(devices, number, first)
-            steps = rollouts.steps_of(len(ordered), canary or len(first) or 1, shares)
+            steps = rollouts.steps_of(len(ordered), canary or len(set(first)) or 1, shares)
             m = found.manifest
             rollout = Rollout(
                 number,
@@ -285,6 +288,8 @@ class Ota:
         return rollout
 
     def _device_changed(self, device: str) -> None:
+        if device in self._turn:
+            self._wake.set()
         if device not in self._registry and device in self._told:
             task = asyncio.ensure_future(self._forget(device))
             self._forgetting.add(task)
@@ -298,10 +303,12 @@ class Ota:
 
     async def remove(self, release: str) -> None:
         """Remove a release that no roll-out is about."""
-        for rollout in self._rollouts.values():
-            if rollout.release == release and rollout.state in OPEN:
-                raise EdgeError(f"the roll-out {rollout.number} is about it", hint=f"edge ota abort {rollout.number}")
-        await asyncio.to_thread(self.store.remove, release)
+        async with self._changing:
+            for rollout in self._rollouts.values():
+                if rollout.release == release and rollout.state in OPEN:
+                    hint = f"edge ota abort {rollout.number}"
+                    raise EdgeError(f"the roll-out {rollout.number} is about it", hint=hint)
+            await asyncio.to_thread(self.store.remove, release)
 
     # What there is
 
@@ -327,6 +334,8 @@ class Ota:
 
     def stand(self, rollout: Rollout, device: str) -> Stand:
         """Where a device is in a roll-out."""
+        if device not in self._registry:
+            return Stand.REMOVED
         return rollout.stand(device, self._told.get(device))
 
     async def _keep(self, rollout: Rollout) -> None:

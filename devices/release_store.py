@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,11 +62,17 @@ _log = logging.getLogger("edge.ota")
 
 
 class ReleaseStore:
-    """The folder, made when the first release comes. Calls do file input and output, and take milliseconds."""
+    """The folder, made when the first release comes. Calls do file input and output, and take milliseconds.
+
+    They may come from several threads.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._releases: dict[str, Release] | None = None
+        """Never changed: another one takes its place."""
+        self._changing = threading.Lock()
+        self._reading = threading.Lock()
         self._at_hand: OrderedDict[str, bytes] = OrderedDict()
 
     # Keys
@@ -130,6 +137,10 @@ class ReleaseStore:
 
         Without a signature it is signed here: whoever may do that may do anything here.
         """
+        with self._changing:
+            return self._take_in(package, now)
+
+    def _take_in(self, package: Package, now: int) -> Release:
         manifest = releases.decode(package.manifest)
         identity = digest_of(package.manifest)
         known = self._known()
@@ -160,8 +171,9 @@ class ReleaseStore:
             return known[identity]
         signed = Signed(package.manifest, signature, key, now)
         _write(self._folder / "releases" / f"{identity}.json", msgspec.json.encode(signed))
-        known[identity] = _release(identity, signed)
-        return known[identity]
+        made = _release(identity, signed)
+        self._releases = known | {identity: made}
+        return made
 
     def package(self, release: str) -> Package:
         """A release to take elsewhere."""
@@ -170,15 +182,20 @@ class ReleaseStore:
         return Package(signed.manifest, files, signed.signature, signed.key)
 
     def remove(self, release: str) -> None:
-        """Remove a release, and the files that no other one has."""
-        known = self._known()
-        gone = known.pop(release)
-        (self._folder / "releases" / f"{release}.json").unlink(missing_ok=True)
-        kept = {file.digest for other in known.values() for file in other.manifest.files}
-        for file in gone.manifest.files:
-            if file.digest not in kept:
-                self._at_hand.pop(file.digest, None)
-                (self._folder / "files" / file.digest).unlink(missing_ok=True)
+        """Remove a release, and the files that no other one has. Raises NotFound."""
+        with self._changing:
+            left = dict(self._known())
+            gone = left.pop(release, None)
+            if gone is None:
+                raise NotFound("there is no such release", hint="See: edge ota list")
+            self._releases = left
+            (self._folder / "releases" / f"{release}.json").unlink(missing_ok=True)
+            kept = {file.digest for other in left.values() for file in other.manifest.files}
+            for file in gone.manifest.files:
+                if file.digest not in kept:
+                    (self._folder / "files" / file.digest).unlink(missing_ok=True)
+                    with self._reading:
+                        self._at_hand.pop(file.digest, None)
 
     def content(self, release: str, digest: str) -> bytes:
         """A file of a release, or (where `digest` is the release's id) its manifest. Raises NotFound."""
@@ -191,19 +208,24 @@ class ReleaseStore:
 
     def file(self, digest: str) -> bytes:
         """A file by its SHA-256; raises EdgeError for one that the disk does not have any more as it was."""
-        data = self._at_hand.get(digest)
-        if data is None:
-            path = self._folder / "files" / digest
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise EdgeError(f"{path} cannot be read: {error.strerror}") from None
-            if digest_of(data) != digest:
-                raise EdgeError(f"{path} is damaged", hint="Remove the file, and take the release in once more.")
-            self._at_hand[digest] = data
-            while len(self._at_hand) > 1 and sum(map(len, self._at_hand.values())) > AT_HAND:
-                self._at_hand.popitem(last=False)
-        self._at_hand.move_to_end(digest)
+        with self._reading:
+            data = self._at_hand.get(digest)
+            if data is None:
+                data = self._read(digest)
+                self._at_hand[digest] = data
+                while len(self._at_hand) > 1 and sum(map(len, self._at_hand.values())) > AT_HAND:
+                    self._at_hand.popitem(last=False)
+            self._at_hand.move_to_end(digest)
+            return data
+
+    def _read(self, digest: str) -> bytes:
+        path = self._folder / "files" / digest
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise EdgeError(f"{path} cannot be read: {error.strerror}") from None
+        if digest_of(data) != digest:
+            raise EdgeError(f"{path} is damaged", hint="Remove the file, and take the release in once more.")
         return data
 
     def _signed(self, release: str) -> Signed:

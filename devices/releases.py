@@ -105,15 +105,24 @@ class Manifest(msgspec.Struct, frozen=True):
         if self.size > MAX_SIZE:
             raise EdgeError(f"these are {self.size >> 10} KiB; {MAX_SIZE >> 10} are the most")
         paths = [file.path for file in self.files]
-        folders = {path[:at] for path in paths for at in range(len(path)) if path[at] == "/"}
+        folders = {_on_fat(path[:at]) for path in paths for at in range(len(path)) if path[at] == "/"}
+        seen: dict[str, str] = {}
         for path in paths:
             if not PATH.fullmatch(path) or len(path) > MAX_PATH:
                 hint = f"At most {MAX_PATH} of A-Z a-z 0-9 _ . - and '/', no part beginning with '.' or '-'."
                 raise EdgeError(f"{path[:120]!r} cannot be a path on a board", hint=hint)
-            if path in folders:
+            same = seen.setdefault(_on_fat(path), path)
+            if same != path:
+                raise EdgeError(f"'{same}' and '{path}' are the same file to some boards", hint="Name one otherwise.")
+            if _on_fat(path) in folders:
                 raise EdgeError(f"'{path}' is a file and a folder")
         if paths != sorted(set(paths)):
             raise EdgeError("the files of a manifest are not in order, or one is there twice")
+
+
+def _on_fat(path: str) -> str:
+    """As FAT, which some boards have, tells names apart: not by case, nor by dots at their end."""
+    return "/".join(part.rstrip(".") for part in path.lower().split("/"))
 
 
 def digest_of(data: bytes) -> str:

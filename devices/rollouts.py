@@ -6,7 +6,7 @@ over when all of its devices run it, or could not take it; too many of the latte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from hashlib import sha256
 
@@ -32,6 +32,8 @@ class Stand(Enum):
     RUNS = "runs it"
     FAILED = "failed"
     ROLLED_BACK = "rolled back"
+    REMOVED = "removed"
+    """It is no device any more: nobody waits for it."""
 
 
 SETTLED = (Stand.RUNS, Stand.FAILED, Stand.ROLLED_BACK)
@@ -105,11 +107,14 @@ class Rollout(msgspec.Struct, frozen=True):
                     return found[told.state]
         return Stand.DUE if device in self.allowed else Stand.WAITS
 
-    def moved(self, told: Mapping[str, Told], now: int) -> Rollout:
-        """This roll-out after what devices have reported: paused, a step further, done, or the same."""
+    def moved(self, told: Mapping[str, Told], now: int, removed: Collection[str] = ()) -> Rollout:
+        """This roll-out after what devices have reported: paused, a step further, done, or the same.
+
+        `removed`: those that are no devices any more.
+        """
         if self.state != RUNNING:
             return self
-        stands = [self.stand(device, told.get(device)) for device in self.allowed]
+        stands = [self.stand(device, told.get(device)) for device in self.allowed if device not in removed]
         bad = sum(stand in BAD for stand in stands)
         change = msgspec.structs.replace
         if bad - self.forgiven > self.tolerated:
@@ -152,7 +157,7 @@ class Rollout(msgspec.Struct, frozen=True):
 def order(devices: Iterable[str], number: int, first: Sequence[str] = ()) -> list[str]:
     """The devices in the order of a roll-out: those named first, the others by chance, but always the same."""
     rest = sorted(set(devices) - set(first), key=lambda device: sha256(f"{number}/{device}".encode()).digest())
-    return [*first, *rest]
+    return [*dict.fromkeys(first), *rest]
 
 
 def steps_of(count: int, canary: int, shares: Sequence[int]) -> list[int]:

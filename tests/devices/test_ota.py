@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,55 @@ async def test_a_device_that_is_removed_is_forgotten(desk: Desk) -> None:
         await next(iter(desk.ota._forgetting))
     assert "a" not in desk.ota.reported()
     assert "a" not in (await Desk(desk.journal, Path("/nowhere")).open()).ota.reported()
+
+
+async def test_nobody_waits_for_a_device_that_is_removed(desk: Desk) -> None:
+    rollout = await desk.roll_out()
+    await desk.report("a", wire_ota.FETCHING, number=rollout.number)
+    await desk.registry.remove("a")
+    assert await desk.ask("a", rollout.release) == [("a", "offer", {})]
+    await desk.ota.look()
+    assert desk.ota.rollout(0).step == 1
+    assert desk.ota.stand(desk.ota.rollout(0), "a") is Stand.REMOVED
+    await desk.registry.remove("b")
+    await desk.report("c", running=rollout.release, number=rollout.number)
+    await desk.ota.look()
+    assert desk.ota.rollout(0).state == DONE
+
+
+async def test_a_release_is_not_removed_while_a_roll_out_of_it_begins(desk: Desk) -> None:
+    release = desk.release()
+    append, storing, go_on = desk.journal.append, asyncio.Event(), asyncio.Event()
+
+    async def slow(records: Any) -> Any:
+        storing.set()
+        await go_on.wait()
+        return await append(records)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(desk.journal, "append", slow)
+        beginning = asyncio.create_task(desk.ota.roll_out(release, ["a"]))
+        await storing.wait()
+        removing = asyncio.create_task(desk.ota.remove(release))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        go_on.set()
+        rollout = await beginning
+        with pytest.raises(EdgeError, match=f"the roll-out {rollout.number} is about it"):
+            await removing
+    assert desk.store.get(release) is not None
+    await desk.ota.abort(0)
+    await desk.ota.remove(release)
+    with pytest.raises(NotFound):
+        await desk.ota.roll_out(release, ["a"])
+
+
+async def test_what_is_below_nothing(desk: Desk) -> None:
+    release = desk.release()
+    with pytest.raises(EdgeError, match="not below 0"):
+        await desk.ota.roll_out(release, ["a"], tolerated=-1)
+    with pytest.raises(EdgeError, match="not below 0"):
+        await desk.ota.roll_out(release, ["a"], soak=-1)
 
 
 async def test_what_cannot_be_read(desk: Desk) -> None:

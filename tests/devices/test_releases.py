@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -43,8 +44,9 @@ def signed(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey, version:
 )
 def test_a_manifest_is_read_as_it_was_written(paths: list[str], data: bytes) -> None:
     files = {"main.py": b""} | dict.fromkeys(paths, data)
-    folders = {path[:at] for path in files for at, char in enumerate(path) if char == "/"}
-    assume(not folders & files.keys())
+    names = {"/".join(part.rstrip(".") for part in path.lower().split("/")) for path in files}
+    folders = {name[:at] for name in names for at, char in enumerate(name) if char == "/"}
+    assume(len(names) == len(files) and not folders & names)
     made = releases.manifest_of("greenhouse", "1.2", files, boards=["rp2"], micropython="1.22.1")
     assert releases.decode(made.encode()) == made
 
@@ -56,6 +58,20 @@ def test_a_manifest_is_read_as_it_was_written(paths: list[str], data: bytes) -> 
 def test_paths_that_are_none(path: str) -> None:
     with pytest.raises(EdgeError, match="cannot be a path on a board"):
         releases.manifest_of("greenhouse", "1", {"main.py": b"", path: b""})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "why"),
+    [
+        ("lib/Fan.py", "lib/fan.py", "'lib/Fan.py' and 'lib/fan.py' are the same file to some boards"),
+        ("main.py.", "main.py", "'main.py' and 'main.py.' are the same"),
+        ("LIB", "lib/fan.py", "'LIB' is a file and a folder"),
+    ],
+)
+def test_names_that_fat_does_not_tell_apart(one: str, other: str, why: str) -> None:
+    """A board would write the one over the other, and start a version that is none."""
+    with pytest.raises(EdgeError, match=why):
+        releases.manifest_of("greenhouse", "1", {"main.py": b"", one: b"1", other: b"2"})
 
 
 def test_what_is_no_release() -> None:
@@ -139,6 +155,34 @@ def test_what_is_missing_or_another_is_not_taken_in(tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match=r"'main\.py' is missing, or not"):
         store.take_in(other, 0)
     assert store.all() == []
+
+
+def test_threads_that_take_in_and_remove(tmp_path: Path) -> None:
+    """What releases have in common stays as long as one of them does, and a version is made once."""
+    store = ReleaseStore(tmp_path)
+    store.take_in(package("1.0"), 1)
+    shared = releases.digest_of(FILES["lib/fan.py"])
+
+    def back_and_forth(number: int) -> None:
+        for _ in range(20):
+            made = store.take_in(package(f"2.{number}", FILES | {"main.py": b"%d" % number}), 1)
+            assert store.content(made.id, shared) == FILES["lib/fan.py"]
+            assert store.package(made.id).files.keys() >= {shared}
+            store.remove(made.id)
+            with pytest.raises(NotFound):
+                store.remove(made.id)
+
+    def same(number: int) -> bool:
+        try:
+            store.take_in(package("3.0", FILES | {"main.py": b"%d" % number}), 1)
+        except EdgeError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(back_and_forth, range(4)))
+        assert sum(pool.map(same, range(8))) == 1
+    assert [release.manifest.version for release in ReleaseStore(tmp_path).all()] == ["1.0", "3.0"]
 
 
 def test_a_file_that_has_changed_on_the_disk_is_not_sent(tmp_path: Path) -> None:

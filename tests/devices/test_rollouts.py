@@ -52,6 +52,7 @@ def test_the_order_is_by_chance_and_always_the_same() -> None:
     assert order(DEVICES, 7) != order(DEVICES, 8)
     assert sorted(order(DEVICES, 7, ["d3"])) == sorted(DEVICES)
     assert order(DEVICES, 7, ["d3", "d1"])[:2] == ["d3", "d1"]
+    assert sorted(order(DEVICES, 7, ["d3", "d3"])) == sorted(DEVICES)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,15 @@ def test_what_was_forgiven_does_not_pause_it_again() -> None:
     assert (again.state, again.step) == (RUNNING, 1)
     told["d1"] = failed()
     assert again.moved(told, 4).state == PAUSED
+
+
+def test_nobody_waits_for_a_device_that_was_removed() -> None:
+    now = rollout()
+    assert now.moved({}, 1, {"d5"}) == now
+    now = now.moved({}, 2, {"d0"})
+    assert (now.state, now.step) == (RUNNING, 1)
+    now = now.moved({}, 3, set(DEVICES)).moved({}, 4, set(DEVICES))
+    assert now.state == DONE
 
 
 def test_going_on_without_who_is_missing() -> None:
