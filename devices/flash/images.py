@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 from devices.boards import BOARDS, Board, EspFlash, Uf2Flash
@@ -127,6 +128,7 @@ def _uf2(path: Path, data: bytes, board: Board, flash: Uf2Flash) -> Iterator[Blo
         raise _bad(path, board, "ends inside a block: the download was cut off")
     seen: set[int] = set()
     total = 0
+    taken: list[tuple[int, int]] = []
     for at in range(0, len(data), _UF2_BLOCK):
         head = struct.unpack_from("<8I", data, at)
         flags, address, size, number, blocks, family = head[2:]
@@ -138,10 +140,15 @@ def _uf2(path: Path, data: bytes, board: Board, flash: Uf2Flash) -> Iterator[Blo
             raise _bad(path, board, f"is for another family of chips ({family:#x})")
         if size > _UF2_MOST or not flash.start <= address <= flash.start + board.flash_bytes - size:
             raise _bad(path, board, f"wants to write outside of the flash, at {address:#x}")
-        if number in seen or number >= blocks:
+        total = total or blocks
+        if number in seen or number >= blocks or blocks != total:
             raise _bad(path, board, f"has block {number} twice, or one too many")
         seen.add(number)
-        total = blocks
+        taken.append((address, address + size))
         yield Block(address, data[at + 32 : at + 32 + size])
     if len(seen) != total or not seen:
         raise _bad(path, board, f"has {len(seen)} of {total} blocks: the download was cut off")
+    taken.sort()
+    for (_, end), (start, _) in pairwise(taken):
+        if start < end:
+            raise _bad(path, board, f"writes {start:#x} twice")

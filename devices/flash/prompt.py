@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,18 @@ class Found(msgspec.Struct):
         return found if isinstance(found, dict) else {}
 
 
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[int]:
+    """The descriptor of a file that is nowhere but in memory."""
+    descriptor = os.memfd_create("edge-flash")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 @dataclass
 class Prompt:
     """A board with MicroPython on a port."""
@@ -165,14 +177,12 @@ class Prompt:
                 progress(path[1], done / total)
                 done += sizes[path[1]]
 
-        # The settings, and with them the key, lie for that long in a folder of this user alone.
-        with tempfile.TemporaryDirectory(prefix="edge-flash-") as folder:
-            for number, file in enumerate(wanted):
-                source = Path(folder, str(number))
-                source.touch(0o600)
-                source.write_bytes(file.data)
-                arguments += ["+", "fs", "cp", "-f", str(source), f":{file.path}"]
-            ended = self._mpremote(*arguments, heard=heard, timeout=COPY)
+        # In memory: the settings, and with them the key, are on no disk, and go with the processes however those end.
+        with ExitStack() as opened:
+            sources = [opened.enter_context(_in_memory(file.data)) for file in wanted]
+            for source, file in zip(sources, wanted, strict=True):
+                arguments += ["+", "fs", "cp", "-f", f"/dev/fd/{source}", f":{file.path}"]
+            ended = self._mpremote(*arguments, heard=heard, timeout=COPY, descriptors=sources)
         if ended.status:
             raise self._failure(ended)
         stands = self.look([file.path for file in wanted]).digests
@@ -195,11 +205,16 @@ class Prompt:
             raise self._failure(ended)
 
     def _mpremote(
-        self, *arguments: str, heard: Callable[[str], None] = lambda line: None, timeout: float
+        self,
+        *arguments: str,
+        heard: Callable[[str], None] = lambda line: None,
+        timeout: float,
+        descriptors: Sequence[int] = (),
     ) -> tools.Ended:
         port = Path(os.path.realpath(self.port))
         check(port)
-        return tools.run("mpremote", ["connect", str(port), *arguments], heard, timeout=timeout)
+        whole = ["connect", str(port), *arguments]
+        return tools.run("mpremote", whole, heard, timeout=timeout, descriptors=descriptors)
 
     def _failure(self, ended: tools.Ended) -> FlashError:
         """What a person is told; of what the board said only its last line, which holds no settings."""

@@ -14,6 +14,8 @@ from devices.flash.errors import missing_tool
 
 MAX_SAID = 1 << 20
 """Characters of a tool's output that are kept; a board can print for ever."""
+MAX_LINE = 64 << 10
+"""Characters after which a line that does not end is taken for one."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,17 @@ class Ended:
 
 
 def run(
-    tool: str, arguments: Sequence[str], heard: Callable[[str], None] = lambda line: None, *, timeout: float
+    tool: str,
+    arguments: Sequence[str],
+    heard: Callable[[str], None] = lambda line: None,
+    *,
+    timeout: float,
+    descriptors: Sequence[int] = (),
 ) -> Ended:
-    """Run an installed tool to its end, for `timeout` seconds at most; `heard` gets each line. Raises FlashError."""
+    """Run an installed tool to its end, for `timeout` seconds at most; `heard` gets each line. Raises FlashError.
+
+    `descriptors` are handed to it, under their numbers.
+    """
     if find_spec(tool) is None:
         raise missing_tool(tool)
     # Long lines stay whole, and there are no colours in them.
@@ -43,6 +53,7 @@ def run(
         env=environment,
         encoding="utf-8",
         errors="replace",
+        pass_fds=descriptors,
     )
     late = threading.Event()
 
@@ -54,17 +65,17 @@ def run(
     timer.start()
     said: list[str] = []
     size = 0
-    try:
-        with process:
+    with process:
+        try:
             assert process.stdout is not None
-            for line in process.stdout:
+            while line := process.stdout.readline(MAX_LINE):
                 size += len(line)
                 if size <= MAX_SAID:
                     said.append(line)
                 heard(line)
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        timer.cancel()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            timer.cancel()
     return Ended(process.returncode, "".join(said), late.is_set())

@@ -73,7 +73,10 @@ def test_the_application_alone_is_no_image(tmp_path: Path) -> None:
         (12, 0x20000000, "outside of the flash"),
         (12, 0x10000000 + (2 << 20) - 255, "outside of the flash"),
         (16, 477, "outside of the flash"),
+        (12, 0x10000000, "writes 0x10000000 twice"),
+        (12, 0x10000080, "writes 0x10000080 twice"),
         (20, 0, "block 0 twice"),
+        (24, 100_000, "block 1 twice, or one too many"),
         (28, 0xE48BFF59, "another family"),
     ],
 )

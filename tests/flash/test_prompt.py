@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def test_the_key_is_in_no_argument_and_in_no_message(plug: Plug, monkeypatch: py
 
     calls: list[list[str]] = []
     run = tools.run
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # nothing goes onto a disk, where it might be left
 
     def noted(tool: str, arguments: list[str], *rest: object, **named: object) -> tools.Ended:
         calls.append(arguments)
