@@ -1,4 +1,7 @@
-"""The composition root: the only file that knows everybody. Builds the house, starts it, stops it."""
+"""The composition root: the only file that knows everybody. Builds the house, starts it, stops it.
+
+The front doors are put together in `frontdoors.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from cloud_bridge.route import RouteFlow
 from cloud_bridge.targets.http_cloudevents import HttpCloudEventsTarget
-from devices.authority import Authority, is_outside, own_names, renew_apart
+from devices.authority import Authority
 from devices.orders import Orders
 from devices.ota import Ota
 from devices.registry import Registry
@@ -38,6 +39,7 @@ from edge_runtime.flows.outbox import Outbox
 from edge_runtime.flows.ports import Target
 from edge_runtime.flows.reach import Reach
 from edge_runtime.flows.timers import Timers
+from edge_runtime.frontdoors import FrontDoors
 from edge_runtime.functions.http_out import HttpOut
 from edge_runtime.functions.platform import FunctionPlatform
 from edge_runtime.functions.secrets import Secrets
@@ -47,26 +49,11 @@ from edge_runtime.grants import Grants
 from edge_runtime.ingress import schemas
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.allowances import PaceRule, allowance_of
-from edge_runtime.ingress.announce import Announcer
 from edge_runtime.ingress.apps import Apps, figures
-from edge_runtime.ingress.attach import Attachment, Broker
-from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits, Elsewhere
-from edge_runtime.ingress.dialects import Dialects
-from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
 from edge_runtime.ingress.endpoints import Limits as EndpointLimits
-from edge_runtime.ingress.homeassistant import Control, HomeAssistant
-from edge_runtime.ingress.http import DeviceHttp
-from edge_runtime.ingress.iotcore import Names
-from edge_runtime.ingress.iotcore_connection import Profile
-from edge_runtime.ingress.mappings import Rule, mapper
-from edge_runtime.ingress.mqtt import MqttFrontDoor, MqttLimits
 from edge_runtime.ingress.pace import Allowance, Pace
-from edge_runtime.ingress.serial import SerialFrontDoor
-from edge_runtime.ingress.serial_find import SerialRule
 from edge_runtime.ingress.skew import Skews
-from edge_runtime.ingress.stamps import Stamps
-from edge_runtime.ingress.tls import Certificates
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Usage
 from edge_runtime.journal.records import DeadLetter, Device, Stored
@@ -103,9 +90,6 @@ RECOVERY = 1_000_000
 TICK = 60_000_000
 """How often the journal is told the time, microseconds."""
 
-CERTIFICATE_LOOK = 6 * 3_600_000_000
-"""How often the gateway looks whether its certificate is due, or the machine has a new address; microseconds."""
-
 _log = logging.getLogger("edge.gateway")
 _security = logging.getLogger(SECURITY)
 
@@ -117,14 +101,6 @@ class Gateway:
         self.config = config
         self._clock = clock
         self._rng = rng
-        self.coap: CoapFrontDoor | None = None
-        self.attachment: Attachment | None = None
-        self.serial: SerialFrontDoor | None = None
-        self.device_http: DeviceHttp | None = None
-        self.mqtt_more: list[str] = []
-        self.tls_port = 0
-        """Where MQTT with TLS listens; 0 for nowhere."""
-        self.coap_port = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._stored_events = 0
@@ -133,8 +109,6 @@ class Gateway:
         self._usage = Usage(0, -1, 0, config.journal.max_size, full=False)
         """How full the journal was when it was last told the time."""
         self._started = clock.now()
-        self._certificate_due = 0
-        self._tls: Certificates | None = None
 
     @classmethod
     async def start(
@@ -199,39 +173,24 @@ class Gateway:
         self.ota = await Ota.open(self.journal, self.registry, clock, ReleaseStore(data / "releases"), _log.warning)
         admission.ota = self.ota
         self.fleet = Fleet(self.ota, self.registry, clock)
-        iotcore = _iotcore_names(config)
-        stamps = Stamps(secrets.token_bytes(8))
         self.mqtt_users = await Apps.open(self.journal, self.registry, clock, _log.warning)
         stack.push_async_callback(self.mqtt_users.stop)
-        self.dialects = _dialects(config, admission)
-        if self.dialects is not None:
-            self.mqtt_users.broker.events = self.dialects.take_published
-        self.door = MqttFrontDoor(
-            admission,
-            self.registry,
-            clock,
-            security=_security.warning,
-            log=_log.warning,
-            limits=MqttLimits(max_packet=config.mqtt.max_packet, max_connections=config.mqtt.max_connections),
-            apps=self.mqtt_users,
-            iotcore=Profile(iotcore, stamps, clock) if iotcore is not None else None,
-        )
+        self.front = FrontDoors(config, clock, self._rng, admission, self.registry, self.authority, self.mqtt_users)
         self.journal.listen(self._count)
-        self.doors = Doors([self.door])
-        self.ota.tell = lambda device, word, payload: self.doors.tell(device, f"ota/{word}", payload)
-        self.ota.connected = self.doors.connected
+        doors = self.front.all
+        self.ota.tell = lambda device, word, payload: doors.tell(device, f"ota/{word}", payload)
+        self.ota.connected = doors.connected
         self.inventory = Inventory(
             self.registry,
             admission.twin,
             orders,
             self.authority,
             clock,
-            self.doors.connected,
+            doors.connected,
             admission.skews.of,
             self.mqtt_users.broker.users,
         )
-        self.outbox = Outbox(self.journal, self.doors, clock, tables.outbox)
-        self.door.on_listening = self.outbox.listening
+        self.outbox = Outbox(self.journal, doors, clock, tables.outbox)
         self.targets = {}
         for name, settings in config.targets.items():
             source = settings.source or f"//edge/{config.gateway.name}"
@@ -273,81 +232,7 @@ class Gateway:
         stack.push_async_callback(self.flows.stop)
         await self.deployments.resume()
         await self._resume_streams()
-        if config.coap.listen:
-            self.coap = CoapFrontDoor(
-                admission,
-                self.registry,
-                clock,
-                security=_security.warning,
-                log=_log.warning,
-                random=self._rng.random,
-                stamps=stamps,
-                limits=CoapLimits(max_body=config.coap.max_body),
-                insecure=config.coap.insecure,
-                elsewhere=self._coap_site,
-            )
-            self.coap.on_listening = self.outbox.listening
-            self.doors.add(self.coap)
-            self.coap_port = await self.coap.start(config.coap.host, config.coap.port)
-            stack.push_async_callback(self.coap.stop)
-            _log.info("boards send to coap://%s:%d", config.coap.host, self.coap_port)
-        if config.serial:
-            self.serial = SerialFrontDoor(
-                admission,
-                self.registry,
-                clock,
-                [
-                    SerialRule(name, port.path, port.usb, port.number, port.baud, port.auth)
-                    for name, port in config.serial.items()
-                ],
-                security=_security.warning,
-                log=_log.warning,
-                random=secrets.token_bytes,
-            )
-            self.serial.on_listening = self.outbox.listening
-            self.doors.add(self.serial)
-            await self.serial.start()
-            stack.push_async_callback(self.serial.stop)
-        # The door opens last and closes first: whoever is let in finds everything in place.
-        self.mqtt_port = await self.door.start(config.mqtt.host, config.mqtt.port)
-        stack.push_async_callback(self.door.stop)
-        await self._open_more_of_mqtt()
-        if config.attach.url:
-            self.attachment = Attachment(
-                _broker(config),
-                admission,
-                self.registry,
-                self.dialects,
-                clock,
-                log=_log.warning,
-                security=_security.warning,
-            )
-            self.attachment.start()
-            stack.push_async_callback(self.attachment.stop)
-        if config.attach.discovery:
-            publish = self.attachment.publish if self.attachment is not None else self.mqtt_users.broker.tell
-            controls = [
-                Control(name, some.command, some.devices, some.on, some.off, some.state)
-                for name, some in config.controls.items()
-            ]
-            name = config.gateway.name
-            assistant = HomeAssistant(config.attach.discovery, name, self.registry, publish, controls)
-            self.journal.listen(assistant.hear)
-            for known in self.registry.list():
-                assistant.offer(known.id)
-        elif config.controls:
-            _log.warning("the [controls] of edge.toml are offered to nobody: attach.discovery is empty")
-        if config.gateway.announce:
-            await self._announce(stack)
-        self.http_port = 0
-        if config.http.listen and config.http.devices:
-            self._let_devices_in(admission, iotcore, stamps)
-        if config.http.listen:
-            tls = self._certificates("HTTP") if config.http.tls else None
-            self.http_port = await self.endpoints.start(config.http.host, config.http.port, tls)
-            stack.push_async_callback(self.endpoints.stop)
-            scheme = "https" if config.http.tls else "http"
-            _log.info("apps answer requests to %s://%s:%d/apps/", scheme, config.http.host, self.http_port)
+        await self.front.open(stack, self.journal, self.outbox.listening, self.endpoints)
         for work in (
             self.flows.run,
             self.outbox.run,
@@ -358,70 +243,7 @@ class Gateway:
         ):
             self._tasks.append(asyncio.create_task(_for_ever(work, clock)))
         stack.push_async_callback(self._cancel)
-        _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.mqtt_port, data)
-
-    def _let_devices_in(self, admission: Admission, iotcore: Names | None, stamps: Stamps) -> None:
-        """Have devices answered where the endpoints of apps are."""
-        http = self.config.http
-        devices = self.device_http = DeviceHttp(
-            admission,
-            self.registry,
-            self._clock,
-            stamps,
-            security=_security.warning,
-            max_body=http.max_body,
-            max_requests=http.max_requests,
-            names=iotcore,
-        )
-        devices.on_listening = self.outbox.listening
-        self.doors.add(devices)
-        self.endpoints.others = devices
-
-    async def _open_more_of_mqtt(self) -> None:
-        """Listen on the MQTT door's addresses with TLS, and on those for WebSocket."""
-        mqtt = self.config.mqtt
-        for setting, host, port, secured, websocket in mqtt.others:
-            used = self._certificates("MQTT") if secured else None
-            bound = await self.door.listen(host, port, tls=used, websocket=websocket, setting=setting)
-            scheme = ("wss" if secured else "ws") if websocket else "mqtts"
-            self.mqtt_more.append(f"{scheme}://{host}:{bound}")
-            self.tls_port = bound if scheme == "mqtts" else self.tls_port
-            _log.info("the MQTT door also listens on %s", self.mqtt_more[-1])
-
-    def _certificates(self, what: str) -> Certificates:
-        """The same for all doors."""
-        if self._tls is not None:
-            return self._tls
-        mqtt, authority = self.config.mqtt, self.authority
-        if not mqtt.certificate and not authority.exists:
-            raise EdgeError(
-                f"{what} with TLS needs a certificate, and this gateway has none",
-                hint="'edge init --lan' makes a CA and a certificate; 'mqtt.certificate' and 'mqtt.key' name others.",
-            )
-        own_ca = authority.certificate if authority.exists else None
-        self._tls = Certificates(
-            Path(mqtt.certificate) if mqtt.certificate else authority.server_certificate,
-            Path(mqtt.key) if mqtt.key else authority.server_key,
-            Path(mqtt.client_ca) if mqtt.client_ca else own_ca,
-        )
-        return self._tls
-
-    async def _announce(self, stack: contextlib.AsyncExitStack) -> None:
-        name, tls = self.config.gateway.name, bool(self.tls_port)
-        addresses = [address for address in own_names() if is_outside(address)]
-        try:
-            announcer = await Announcer.start(name, self.tls_port or self.mqtt_port, addresses, tls=tls)
-        except EdgeError as error:
-            # A gateway that nobody finds by itself still does its work.
-            _log.warning("%s. %s", error, error.hint)
-        else:
-            stack.push_async_callback(announcer.stop)
-
-    def _coap_site(self, door: CoapFrontDoor) -> Elsewhere:
-        # Not imported before it is needed: 11 MB of the daemon; boards that post plain events never need it.
-        from edge_runtime.ingress.coap_site import CoapSite
-
-        return CoapSite(door, self._clock, oscore=self.config.gateway.data / "oscore")
+        _log.info("boards connect to mqtt://%s:%d; data in %s", config.mqtt.host, self.front.mqtt_port, data)
 
     async def stop(self) -> None:
         """Close the doors, let the flows commit, close the journal."""
@@ -440,23 +262,10 @@ class Gateway:
             except StorageError as error:
                 _log.warning("the journal could not be kept in order: %s", error)
             await self._remember_seen()
-            await self._renew_certificate()
-            if self._tls is not None and (said := self._tls.reload()):
-                _log.warning("%s", said)
+            await self.front.keep()
             for said in await self.admission.keep():
                 _log.warning("%s", said)
             await self._clock.sleep(TICK)
-
-    async def _renew_certificate(self) -> None:
-        now = self._clock.now()
-        if now <= TRUSTED_AFTER or now < self._certificate_due or not self.authority.exists:
-            return
-        self._certificate_due = now + CERTIFICATE_LOOK
-        try:
-            if await asyncio.to_thread(renew_apart, self.config.authority):
-                _log.info("the gateway's certificate was renewed: %s", self.authority.server_certificate)
-        except EdgeError as error:
-            _log.error("the gateway's certificate could not be renewed: %s", error)
 
     async def _remember_seen(self) -> None:
         with contextlib.suppress(StorageError):  # it is told again in a minute
@@ -475,7 +284,7 @@ class Gateway:
     def _count(self, stored: Sequence[Stored]) -> None:
         self._stored_events += sum(type(item.record) is Event for item in stored)
         if any(type(item.record) in (Event, DeadLetter) for item in stored):
-            self._refused = self._refusals()
+            self._refused = self.front.refusals()
 
     # Apps
 
@@ -626,34 +435,29 @@ class Gateway:
         """Whether it does all that it promises just now."""
         return self._health(self.control.rows())
 
-    def _refusals(self) -> int:
-        """Messages that could not be stored, at all doors."""
-        others = [door.counters.refused for door in (self.coap, self.serial, self.device_http) if door is not None]
-        return self.door.counters.refused + sum(others)
-
     def _health(self, rows: Sequence[FlowRow]) -> Health:
         return instrumentation.health(
-            self._refusals() <= self._refused, rows, self.deployments.broken, self.timers.waiting_for
+            self.front.refusals() <= self._refused, rows, self.deployments.broken, self.timers.waiting_for
         )
 
     def status(self) -> Status:
         """The gateway at a glance."""
         stats = self.platform.stats()
-        rows = self.control.rows()
+        rows, front = self.control.rows(), self.front
         return Status(
             name=self.config.gateway.name,
             version=__version__,
             health=self._health(rows),
             started=self._started,
             now=self._clock.now(),
-            mqtt=f"{self.config.mqtt.host}:{self.mqtt_port}",
+            mqtt=f"{self.config.mqtt.host}:{front.mqtt_port}",
             head=self.flows.feed.head,
             commits=self.journal.commits,
             events=self._stored_events,
-            connections=len(self.door.connected()),
+            connections=len(front.mqtt.connected()),
             devices=len(self.registry),
             storage=Storage(self._usage.bytes, self._usage.max_bytes, self.flows.first),
-            door=instrumentation.door(self.door),
+            door=instrumentation.door(front.mqtt),
             outbox=len(self.outbox),
             commands_delivered=self.outbox.delivered,
             commands_ended=self.outbox.ended,
@@ -664,20 +468,21 @@ class Gateway:
             restarts=stats.restarts,
             cold_starts=list(stats.cold_starts),
             jail=self._jail(),
-            mqtt_more=self.mqtt_more,
+            mqtt_more=front.mqtt_more,
             broker=figures(self.mqtt_users.counters),
-            attached=msgspec.structs.asdict(self.attachment.counters) if self.attachment is not None else {},
+            attached=front.attached(),
             skewed=self.admission.skews.off(),
-            coap=f"{self.config.coap.host}:{self.coap_port}" if self.coap is not None else "",
-            coap_door=instrumentation.coap_door(self.coap) if self.coap is not None else {},
-            http_door=instrumentation.http_door(self.device_http) if self.device_http is not None else {},
+            coap=f"{self.config.coap.host}:{front.coap_port}" if front.coap is not None else "",
+            coap_door=instrumentation.coap_door(front.coap) if front.coap is not None else {},
+            http_door=instrumentation.http_door(front.http) if front.http is not None else {},
             timers=len(self.timers),
-            serial_door=instrumentation.serial_door(self.serial) if self.serial is not None else {},
+            serial_door=instrumentation.serial_door(front.serial) if front.serial is not None else {},
         )
 
     def lend_port(self, path: str, seconds: float) -> bool:
         """As `House.lend_port`."""
-        return self.serial is not None and self.serial.lend(path, seconds)
+        serial = self.front.serial
+        return serial is not None and serial.lend(path, seconds)
 
     def _jail(self) -> list[str]:
         jails = {found.engine: found.jail for found in self.platform.report().executors if found.jail is not None}
@@ -700,43 +505,6 @@ async def _for_ever(work: Callable[[], Awaitable[None]], clock: Clock) -> None:
         except Exception:
             _log.exception("work in the background failed; it begins again")
         await clock.sleep(RECOVERY)
-
-
-def _iotcore_names(config: Config) -> Names | None:
-    names = config.iotcore
-    return Names(names.project, names.region, names.registry) if names.project else None
-
-
-def _broker(config: Config) -> Broker:
-    """The broker that is there already."""
-    there = config.attach
-    tls, host, port = there.address
-    return Broker(
-        host,
-        port,
-        there.client_id or f"edge-{config.gateway.name}",
-        tls,
-        there.user,
-        there.password_file,
-        there.ca,
-        there.certificate,
-        there.key,
-        there.group,
-        there.devices,
-        there.max_waiting,
-    )
-
-
-def _dialects(config: Config, admission: Admission) -> Dialects | None:
-    """What makes events of foreign messages, if anything is to."""
-    own = {
-        name: Rule(rule.topic, rule.kind, rule.device, rule.fields, rule.time)
-        for name, rule in config.mappings.own.items()
-    }
-    if not own and not config.mappings.use:
-        return None
-    # A boot of its own: these messages have no identity, and are numbered apart from all others.
-    return Dialects(mapper(config.mappings.use, own), admission, Stamps(secrets.token_bytes(8)), _log.warning)
 
 
 def _pace_rules(config: Config) -> list[PaceRule]:

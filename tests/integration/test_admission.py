@@ -47,7 +47,7 @@ async def start(folder: Path, schema: object) -> Gateway:
 
 
 async def client(gateway: Gateway, name: str, key: str) -> Client:
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.mqtt_port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.front.mqtt_port)
     found = Client(reader, writer)
     found.send(connect_packet(name, key, client_id=name))
     assert await found.receive() == b"\x20\x02\0\0"

@@ -77,7 +77,7 @@ class Site:
 
     async def device(self, name: str, *, listen: bool = False) -> Client:
         key = await self.gateway.add_device(name)
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.mqtt_port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.gateway.front.mqtt_port)
         client = Client(reader, writer)
         self.clients.append(client)
         client.send(connect_packet(name, key.key))

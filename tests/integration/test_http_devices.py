@@ -42,7 +42,7 @@ class Board:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.secret = ec.generate_private_key(ec.SECP256R1())
-        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.gateway.http_port}", timeout=30)
+        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.gateway.front.http_port}", timeout=30)
 
     async def added(self) -> Board:
         registry = self.site.gateway.registry
@@ -160,7 +160,7 @@ async def test_a_command_comes_to_who_waits_and_ends_with_the_reply(board: Board
     site = board.site
     await site.deploy(GOOD)
     waiting = asyncio.create_task(board.get("/devices/d/commands?wait=60"))
-    while "d" not in site.gateway.doors.connected():
+    while "d" not in site.gateway.front.all.connected():
         await asyncio.sleep(0.001)
     await board.post("/devices/d/events/climate", {"n": 7})
     (command,) = (await waiting).json()
@@ -266,7 +266,7 @@ async def test_curl_publishes_as_the_retired_documentation_said(board: Board, tm
     config = tmp_path / "curl"
     config.touch(0o600)
     config.write_text(f'header = "authorization: Bearer {board.jwt()}"\n')
-    base = f"http://127.0.0.1:{board.site.gateway.http_port}"
+    base = f"http://127.0.0.1:{board.site.gateway.front.http_port}"
     command = ["curl", "-sS", "-K", str(config), "-X", "POST", "-H", "content-type: application/json"]
     body = '{"binary_data": "SGVsbG8=", "sub_folder": "hello"}'
     process = await asyncio.create_subprocess_exec(
@@ -342,7 +342,7 @@ async def test_https_with_the_gateways_own_certificate(tmp_path: Path) -> None:
     try:
         key = await site.gateway.registry.add("d")
         trust = ssl.create_default_context(cafile=authority.certificate)
-        where, headers = f"127.0.0.1:{site.gateway.http_port}", {"authorization": f"Bearer {key}"}
+        where, headers = f"127.0.0.1:{site.gateway.front.http_port}", {"authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(verify=trust, timeout=30) as client:
             answer = await client.post(f"https://{where}/devices/d/events/climate", json={"t": 1}, headers=headers)
             assert answer.status_code == 202

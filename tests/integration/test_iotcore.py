@@ -121,9 +121,9 @@ async def test_a_sample_client_works_unmodified(site: Site, algorithm: str) -> N
     key = rsa.generate_private_key(65_537, 2048) if algorithm == "RS256" else ec.generate_private_key(ec.SECP256R1())
     await add(site, "bench-1", key)
     await site.deploy(APP)
-    twin = site.gateway.door.admission.twin
+    twin = site.gateway.admission.twin
     await twin.set_config("bench-1", Content(BYTES, b"every=5"))
-    board = await asyncio.to_thread(Sample, site.gateway.mqtt_port, "bench-1", key, algorithm)
+    board = await asyncio.to_thread(Sample, site.gateway.front.mqtt_port, "bench-1", key, algorithm)
     try:
         assert await board.until("/devices/bench-1/config") == b"every=5"
         for number in range(5):
@@ -158,9 +158,9 @@ async def test_a_sample_client_over_tls(tmp_path: Path, transport: str) -> None:
     try:
         key = ec.generate_private_key(ec.SECP256R1())
         await add(site, "bench-1", key)
-        await site.gateway.door.admission.twin.set_config("bench-1", Content(BYTES, b"every=5"))
+        await site.gateway.admission.twin.set_config("bench-1", Content(BYTES, b"every=5"))
         scheme = "mqtts" if transport == "tcp" else "wss"
-        (address,) = [text for text in site.gateway.mqtt_more if text.startswith(f"{scheme}:")]
+        (address,) = [text for text in site.gateway.front.mqtt_more if text.startswith(f"{scheme}:")]
         port, ca = int(address.rpartition(":")[2]), str(authority.certificate)
         board = await asyncio.to_thread(Sample, port, "bench-1", key, "ES256", ca, transport)
         try:
@@ -178,8 +178,8 @@ async def test_a_gateway_sample_attaches_boards_behind_it(site: Site) -> None:
     await add(site, "hub", key)
     await add(site, "leaf", leaf)
     await add(site, "bound", ec.generate_private_key(ec.SECP256R1()), gateway="hub")
-    await site.gateway.door.admission.twin.set_config("leaf", Content(BYTES, b"for the leaf"))
-    hub = await asyncio.to_thread(Sample, site.gateway.mqtt_port, "hub", key, "ES256")
+    await site.gateway.admission.twin.set_config("leaf", Content(BYTES, b"for the leaf"))
+    hub = await asyncio.to_thread(Sample, site.gateway.front.mqtt_port, "hub", key, "ES256")
     try:
         hub.client.subscribe("/devices/hub/errors", qos=0)
         authorization = json.dumps({"authorization": create_jwt("orchard", leaf, "ES256")})
@@ -202,7 +202,7 @@ async def test_a_gateway_sample_attaches_boards_behind_it(site: Site) -> None:
 async def test_a_sample_with_a_wrong_key_stays_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     await add(site, "bench-1", ec.generate_private_key(ec.SECP256R1()))
     thief = ec.generate_private_key(ec.SECP256R1())
-    board = await asyncio.to_thread(Sample, site.gateway.mqtt_port, "bench-1", thief, "ES256")
+    board = await asyncio.to_thread(Sample, site.gateway.front.mqtt_port, "bench-1", thief, "ES256")
     try:
         assert await asyncio.to_thread(board.connected.wait, PATIENCE)
         assert "Not authorized" in board.codes[0]
@@ -264,7 +264,7 @@ while True:
 async def test_a_micropython_client_with_a_padded_jwt(site: Site, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     await add(site, "esp", key)
-    await site.gateway.door.admission.twin.set_config("esp", Content(BYTES, b"hello esp"))
+    await site.gateway.admission.twin.set_config("esp", Content(BYTES, b"hello esp"))
     script = tmp_path / "main.py"
     script.write_text(SIMPLE)
     token = padded(create_jwt("orchard", key, "ES256"))
@@ -273,7 +273,7 @@ async def test_a_micropython_client_with_a_padded_jwt(site: Site, tmp_path: Path
     process = await asyncio.create_subprocess_exec(
         str(find_micropython()),
         str(script),
-        str(site.gateway.mqtt_port),
+        str(site.gateway.front.mqtt_port),
         token,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -50,7 +50,7 @@ async def test_an_app_in_another_language_answers_a_board_and_keeps_state(site: 
     await site.start()
     assert [row.version for row in site.gateway.apps()] == [deployed.version]
     key = await site.gateway.rotate_key("d")
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.gateway.mqtt_port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.gateway.front.mqtt_port)
     again = Client(reader, writer)
     site.clients.append(again)
     again.send(connect_packet("d", key.key))

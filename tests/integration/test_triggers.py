@@ -207,7 +207,7 @@ class Shop:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.url = f"http://127.0.0.1:{site.gateway.http_port}"
+        self.url = f"http://127.0.0.1:{site.gateway.front.http_port}"
         self.http = httpx.AsyncClient(base_url=self.url, timeout=20, trust_env=False)
 
     async def open(self) -> Shop:
@@ -220,7 +220,7 @@ class Shop:
         return await self.http.post("/apps/shop/do", content=what)
 
     async def raw(self, text: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.site.gateway.http_port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.site.gateway.front.http_port)
         writer.write(text)
         return reader, writer
 
@@ -359,7 +359,7 @@ async def test_a_new_token_voids_the_old_one_over_a_restart_too(shop: Shop) -> N
     new = (await shop.site.gateway.app_token("shop")).token
     await shop.site.stop()
     await shop.site.start()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{shop.site.gateway.http_port}", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{shop.site.gateway.front.http_port}", trust_env=False) as http:
         assert (await http.post("/apps/shop/orders", headers=shop.headers)).status_code == 401
         asked = await http.post("/apps/shop/orders", headers={"Authorization": f"bearer {new}"})
         assert asked.status_code == 200
