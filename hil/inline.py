@@ -6,15 +6,18 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 
-from hil.shrink import stored
+from hil.shrink import shared, stored
 
 
 def inline(nodes: Sequence[ast.stmt], name: str) -> None:
     """Put the body of the function or method `name` of these statements where they call it.
 
-    A call must stand by itself, or be what is assigned or returned. ValueError where a `return` in it is in the way.
+    A call must stand by itself, or be what is assigned or returned. ValueError where a `return` or `global` in it is in
+    the way.
     """
     for callee in [part for node in nodes for part in _functions(node) if part.name == name]:
+        if shared([callee]):
+            raise ValueError(f"'{name}' cannot be put where it is called: it has a global statement")
         for node in nodes:
             for caller in _functions(node):
                 if caller is not callee:
@@ -99,3 +102,9 @@ class _Replace(ast.NodeTransformer):
         if found is None:
             return node
         return ast.Name(found.id, node.ctx) if isinstance(found, ast.Name) else found
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        found = self._names.get(node.name or "")
+        if isinstance(found, ast.Name):
+            node.name = found.id
+        return self.generic_visit(node)

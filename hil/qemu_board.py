@@ -13,7 +13,7 @@ from pathlib import Path
 from hil.board import BoardConfig, BoardError, firmware_folder
 from hil.faulty_line import FaultyLine
 from hil.journal import BoardJournal
-from hil.microbit import FIRMWARE, INLINED, KNOWN, image
+from hil.microbit import FIRMWARE, INLINED, image, known
 from hil.subset import Subset, take
 
 EMULATOR = "qemu-system-arm"
@@ -157,7 +157,7 @@ def program(device: str, period_ms: object) -> Subset:
     """What runs on the board: `firmware/boards/microbit/main.py` with what it needs of `edge_device`."""
     folder = firmware_folder()
     source = (folder / "boards" / "microbit" / "main.py").read_text()
-    return take(folder / "edge_device", source, {**KNOWN, "DEVICE": device, "PERIOD": period_ms}, INLINED)
+    return take(folder / "edge_device", source, {**known(device), "DEVICE": device, "PERIOD": period_ms}, INLINED)
 
 
 def missing() -> str:

@@ -10,14 +10,17 @@ from io import StringIO
 from itertools import product
 from string import ascii_letters
 from tokenize import DEDENT, INDENT, NEWLINE, NL, generate_tokens
-from typing import cast
+from typing import Any, cast
 
 GIVEN = frozenset(dir(builtins)).union(*(dir(kind) for kind in (bytes, bytearray, str, list, dict, int)))
 """Names that are not ours to change."""
 
 
 def fold(node: ast.stmt, known: Mapping[str, object]) -> list[ast.stmt]:
-    """A statement with values put in for names (`"x"`) and attributes (`".x"`), and what that decides left out."""
+    """A statement with values put in for names (`"x"`), attributes (`".x"`) and other expressions (`"len(x) == 1"`).
+
+    What these decide is left out, and what is stored for such attributes.
+    """
     done = _Fold(known).visit(node)
     if done is None:
         return []
@@ -27,6 +30,12 @@ def fold(node: ast.stmt, known: Mapping[str, object]) -> list[ast.stmt]:
 class _Fold(ast.NodeTransformer):
     def __init__(self, known: Mapping[str, object]) -> None:
         self._known = known
+
+    def visit(self, node: ast.AST) -> Any:
+        """As its base does, but for expressions whose text is known."""
+        if isinstance(node, ast.Call | ast.Compare) and (found := ast.unparse(node)) in self._known:
+            return ast.Constant(self._known[found])  # type: ignore[arg-type]
+        return super().visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if isinstance(node.ctx, ast.Load) and node.id in self._known:
@@ -46,10 +55,14 @@ class _Fold(ast.NodeTransformer):
         node.targets = left
         return cast(ast.stmt, self.generic_visit(node))
 
-    def visit_Expr(self, node: ast.Expr) -> ast.stmt | None:
-        if isinstance(node.value, ast.Constant):
-            return None  # a docstring
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt | None:
+        if isinstance(node.target, ast.Attribute) and "." + node.target.attr in self._known:
+            return None
         return cast(ast.stmt, self.generic_visit(node))
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt | None:
+        node.value = self.visit(node.value)
+        return None if isinstance(node.value, ast.Constant) else node  # a docstring, or nothing any more
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
         self.generic_visit(node)
@@ -145,49 +158,6 @@ def _is_word(letter: str) -> bool:
     return letter.isalnum() or letter == "_"
 
 
-def drop_unread(nodes: Sequence[ast.stmt]) -> None:
-    """Leave out what is computed for nobody: variables never read, and arguments that their method never reads."""
-    methods = {
-        method.name: method
-        for node in nodes
-        if isinstance(node, ast.ClassDef)
-        for method in node.body
-        if isinstance(method, ast.FunctionDef)
-    }
-    for node in nodes:
-        for call in ast.walk(node):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in methods:
-                method = methods[call.func.attr]
-                read = _read(method)
-                for at, argument in enumerate(method.args.args[1 : 1 + len(call.args)]):
-                    if argument.arg not in read and _is_pure(call.args[at]):
-                        call.args[at] = ast.Constant(0)
-    for node in nodes:
-        for function in [part for part in ast.walk(node) if isinstance(part, ast.FunctionDef)]:
-            _Unread(_read(function)).visit(function)
-
-
-def _read(function: ast.FunctionDef) -> set[str]:
-    return {p.id for p in ast.walk(function) if isinstance(p, ast.Name) and isinstance(p.ctx, ast.Load)}
-
-
-def _is_pure(node: ast.expr) -> bool:
-    """Whether nothing but a value comes of it; of methods, `get` of a table is known to be so."""
-    calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
-    return all(isinstance(call.func, ast.Attribute) and call.func.attr == "get" for call in calls)
-
-
-class _Unread(ast.NodeTransformer):
-    def __init__(self, read: set[str]) -> None:
-        self._read = read
-
-    def visit_Assign(self, node: ast.Assign) -> ast.stmt | None:
-        match node.targets:
-            case [ast.Name(id=name)] if name not in self._read and _is_pure(node.value):
-                return None
-        return node
-
-
 def own_attributes(nodes: Iterable[ast.AST]) -> set[str]:
     """Names of methods and of attributes that `self` is given."""
     found: set[str] = set()
@@ -232,6 +202,11 @@ class _Rename(ast.NodeTransformer):
         node.id = self._locals.get(node.id) or self._globals.get(node.id, node.id)
         return node
 
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.ExceptHandler:
+        if node.name:
+            node.name = self._locals.get(node.name) or self._globals.get(node.name, node.name)
+        return cast(ast.ExceptHandler, self.generic_visit(node))
+
     def visit_Global(self, node: ast.Global) -> ast.stmt:
         node.names = [self._globals[name] for name in node.names]
         return node
@@ -247,9 +222,8 @@ class _Rename(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
         node.name = self._attributes.get(node.name) or self._globals.get(node.name, node.name)
-        shared = {name for part in ast.walk(node) if isinstance(part, ast.Global) for name in part.names}
         variables = list(dict.fromkeys([argument.arg for argument in node.args.args] + stored(node)))
-        variables = [name for name in variables if name not in shared]
+        variables = [name for name in variables if name not in shared([node])]
         names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}.difference(variables)
         taken = {self._globals.get(name, name) for name in names}
         self._locals = dict(zip(variables, (name for name in _names() if name not in taken), strict=False))
@@ -265,3 +239,8 @@ def stored(node: ast.AST) -> list[str]:
     return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load)] + [
         part.name for part in ast.walk(node) if isinstance(part, ast.ExceptHandler) and part.name
     ]
+
+
+def shared(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names that functions declare `global`, so that they change."""
+    return {name for node in nodes for part in ast.walk(node) if isinstance(part, ast.Global) for name in part.names}

@@ -17,7 +17,8 @@ from typing import Any, cast
 
 from edge_runtime.errors import EdgeError
 from hil.inline import inline
-from hil.shrink import drop_unread, fold, own_attributes, shorten, stored, text
+from hil.shrink import fold, own_attributes, shared, shorten, stored, text
+from hil.unread import drop_unread
 
 PACKAGE = "edge_device"
 _MAIN = "main"
@@ -55,9 +56,9 @@ class _Module:
 def take(folder: Path, program: str, known: Mapping[str, object] | None = None, inlined: Sequence[str] = ()) -> Subset:
     """The subset of the package in `folder` that `program`, a text, needs, the program included.
 
-    `known` fixes values: of names at the top of a module (`"sha256": None`) and of attributes (`".configured": False`).
-    What the program defines takes the place of what the modules have by that name. The functions and methods in
-    `inlined` are put where they are called, one after the other. Raises SubsetError.
+    `known` fixes values: of names (`"sha256": None`), of attributes (`".configured": False`), of calls and comparisons
+    (`"len(readings) == 1": True`). What the program defines takes the place of what the modules have by that name.
+    The functions and methods in `inlined` are put where they are called, one after the other. Raises SubsetError.
     """
     return _Taking(folder, dict(known or {})).take(program, inlined)
 
@@ -78,7 +79,12 @@ class _Taking:
         for name in [*main.definitions, *main.values]:
             self.choose(name, _MAIN)
         actions = [self._flat(node, _MAIN) for node in main.actions]
-        literals = {name: node.value for name, node in self._values.items() if isinstance(node, ast.Constant)}
+        changed = shared([*self._chosen.values()])
+        literals = {
+            name: node.value
+            for name, node in self._values.items()
+            if isinstance(node, ast.Constant) and name not in changed
+        }
         assignments = [
             ast.Assign([ast.Name(name, ast.Store())], node)
             for name, node in self._values.items()
@@ -191,8 +197,7 @@ class _Flat(ast.NodeTransformer):
         self._locals: set[str] = set()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        shared = {name for part in ast.walk(node) if isinstance(part, ast.Global) for name in part.names}
-        self._locals = {argument.arg for argument in node.args.args} | set(stored(node)) - shared
+        self._locals = {argument.arg for argument in node.args.args} | set(stored(node)) - shared([node])
         self.generic_visit(node)
         self._locals = set()
         return node

@@ -11,7 +11,7 @@ from hil.board import BoardError, firmware_folder
 from hil.inline import inline
 from hil.microbit import PLACE, image
 from hil.qemu_board import program
-from hil.subset import SubsetError, take
+from hil.subset import Subset, SubsetError, take
 
 LINK = '''
 """A link."""
@@ -87,14 +87,58 @@ def test_a_subset_does_what_the_whole_does(
     package: Path, inlined: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     subset = take(package, PROGRAM, {"sha256": None}, inlined)
-    names: dict[str, object] = {}
-    for piece in subset.pieces:
-        exec(piece, names)
+    run(subset)
     assert capsys.readouterr().out == "[1012, 1018]\n"
     assert subset.taken == ("link.Link.__init__", "link.Link._advance", "link.Link.step", "tool.double")
     whole = "\n".join(subset.pieces)
     for gone in ("sha256", "never", "unused", "_STEP", "_REASONS", "why", "below zero", "machine", "_advance", "self"):
         assert gone not in whole
+
+
+def run(subset: Subset) -> dict[str, object]:
+    names: dict[str, object] = {}
+    for piece in subset.pieces:
+        exec(piece, names)
+    return names
+
+
+def test_what_is_computed_for_nobody_is_left_out_with_the_arguments_for_it(
+    package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (package / "link.py").write_text(
+        "class Link:\n"
+        " def __init__(self, name, size=4):\n  self.name = name\n  self.lost = 0\n"
+        " def fail(self, why, now):\n  self.lost += 1\n  self.why = why\n  self.end(now)\n"
+        " def end(self, now):\n  print(now)\n"
+        " def step(self, now, readings):\n"
+        "  if len(readings) == 1:\n   self.fail('it said ' + self.name, now)\n"
+        "  else:\n   self.fail('too many', readings[1])\n"
+    )
+    subset = take(
+        package,
+        "from edge_device.link import Link\ndef used_later(a, b):\n print(a)\n"
+        "link = Link('b1', 7)\nlink.step(3, [1])\ncall = used_later\ncall(5, 6)",
+        {".why": "", ".lost": 0, ".name": "b1", "len(readings) == 1": True},
+    )
+    run(subset)
+    assert capsys.readouterr().out == "3\n5\n"
+    whole = "\n".join(subset.pieces)
+    for gone in ("it said", "too many", "b1", "len(", "7", "+="):
+        assert gone not in whole
+    assert "(5,6)" in whole, "a function that is not only called keeps its parameters"
+
+
+def test_what_is_global_changes_and_an_error_has_a_name(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subset = take(
+        package,
+        "from edge_device.tool import double\nturn = 0\n"
+        "def act(number):\n global turn\n try:\n  turn += number // turn\n"
+        " except ZeroDivisionError as error:\n  turn = 3\n  print(type(error).__name__)\n"
+        "act(double(3))\nact(double(3))\nprint(turn)",
+    )
+    run(subset)
+    assert capsys.readouterr().out == "ZeroDivisionError\n5\n"
+    assert "error" not in "".join(subset.pieces)
 
 
 def test_what_cannot_be_taken_is_named(package: Path) -> None:
@@ -126,6 +170,14 @@ def test_the_link_of_the_microbit_is_the_firmwares_own() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     assert {name.rpartition(".")[2] for name in subset.taken} <= defined
+
+
+def test_a_name_of_an_error_and_a_global_statement_when_put_elsewhere() -> None:
+    nodes = ast.parse("def f(a):\n try:\n  a()\n except ValueError as e:\n  print(e)\ndef g(e):\n f(e)\n e()").body
+    inline(nodes, "f")
+    assert "except ValueError as f_e" in ast.unparse(nodes[1])
+    with pytest.raises(ValueError, match="it has a global statement"):
+        inline(ast.parse("def f():\n global a\n a=1\ndef g():\n f()").body, "f")
 
 
 def test_an_image_ends_with_the_program_and_a_record_that_says_so() -> None:

@@ -3,10 +3,14 @@
 16 KB of RAM hold neither `core.py` nor a settings file, so this drives the link itself. `hil/microbit.py` makes an
 image of it and of what it imports from `edge_device`. MicroPython 1.9 has no hashlib here: the port at the gateway
 needs `auth = false`.
+
+Memory may run out at any line. The next turn of the loop then goes on: a reading leaves `WAITING` once it is
+acknowledged, the link sends again what was not answered, and the gateway sends a command until there is a reply.
 """
 
-import random
+import struct
 from gc import collect
+from random import getrandbits
 
 from edge_device.cbor import head
 from edge_device.serial import Session
@@ -41,29 +45,33 @@ def encode(value, out):
 
 
 def _decode_simple(data, at, value):
-    """And of simple values only read `true` and what is not."""
-    return value == 21, at
+    """And of simple values only `true` and `false` are read; the others and floats are passed over, and are None."""
+    if value < 24:
+        return (value == 21 if value < 22 else None), at
+    return None, at + (1 << value - 24)
 
 
 def draw(number):
-    """Random bytes."""
-    return bytes([random.getrandbits(8) for _ in range(number)])
+    """Eight random bytes: nobody asks for another number of them."""
+    return struct.pack(">HHHH", getrandbits(16), getrandbits(16), getrandbits(16), getrandbits(16))
 
 
 BOOT = draw(8)
 WAITING = []  # readings, the first of them perhaps on its way
 CAME = []  # commands
 REPLIES = []
-DONE = []  # commands that were carried out: id, reply
-SEQUENCE = [0]
 DOWN = [True, True]  # the buttons, when they were last looked at; one that was held at the start was not pressed
 TREE = "/devices/" + DEVICE + "/"
+DONE = bytearray(8 * 17)  # the last commands that were carried out: id, status
+sequence = 0
+turn = 0
 
 
 def emit(kind, data):
     """Queue a reading."""
-    WAITING.append((SEQUENCE[0], kind, running_time(), data))
-    SEQUENCE[0] += 1
+    global sequence
+    WAITING.append((sequence, kind, running_time(), data))
+    sequence += 1
 
 
 def on_message(topic, payload, packet):
@@ -72,25 +80,48 @@ def on_message(topic, payload, packet):
         CAME.append(payload)
 
 
-def obey(command, name, args):
-    """Carry out a command, once: `pin` {"on": ...} sets pin 0."""
-    for known, reply in DONE:
-        if known == command:
-            REPLIES.append(reply)
-            return
-    if name == "pin":
-        pin0.write_digital(args["on"])
-        reply = encode_reply(command, 0)
-    else:
-        reply = encode_reply(command, 2)
-    DONE.append((command, reply))
-    del DONE[:-2]
-    REPLIES.append(reply)
-
-
 def on_acknowledged(queue):
     """What was sent is stored."""
     queue.pop(0)
+
+
+def obey(payload):
+    """Carry out a command, once: `pin` {"on": ...} sets pin 0."""
+    global turn
+    command, _, name, args, _ = decode_command(payload)
+    at = 0
+    while at < len(DONE) and DONE[at : at + 16] != command:
+        at += 17
+    if at < len(DONE):
+        status = DONE[at + 16]
+    else:
+        status = 0
+        if name == "pin":
+            try:
+                pin0.write_digital(args["on"])
+            except (KeyError, TypeError, ValueError):
+                status = 1
+        else:
+            status = 2
+        DONE[turn + 16] = status
+        for at in range(16):
+            DONE[turn + at] = command[at]
+        turn = (turn + 17) % len(DONE)
+    REPLIES.append(encode_reply(command, status))
+
+
+def send(link, now):
+    """Send what is first, if anything is and there is room. What this computes is forgotten with its variables."""
+    ready = link.has_room()
+    if ready and (REPLIES or WAITING):
+        queue = REPLIES or WAITING
+        if REPLIES:
+            topic = TREE + "replies"
+            payload = REPLIES[0]
+        else:
+            topic = TREE + "events/" + WAITING[0][1]
+            payload = encode_events(BOOT, WAITING, None, now)
+        link.publish(now, topic, payload, False, queue)
 
 
 def run():
@@ -98,40 +129,40 @@ def run():
     uart.init(115200)
     link = Session(DEVICE, b"", 10, 10, 200, 63, draw)
     due = 0
-    count = 0
+    count = 1
     while True:
-        now = running_time()
-        if now >= due and len(WAITING) < QUEUE:
-            due = now + PERIOD
-            count += 1
-            emit("count", b"\xa1\x61n\x19" + bytes((count >> 8 & 255, count & 255)))
-        for at, button in enumerate((pin5, pin11)):  # A and B, low while pressed
-            down = not button.read_digital()
-            if len(WAITING) < QUEUE:
-                if down and not DOWN[at]:
-                    emit("button", b"\xa1\x66button\x61" + b"ab"[at : at + 1])
-                DOWN[at] = down
-        if not link.state:
-            link.begin(now)
-        if link.has_room():
-            if REPLIES:
-                link.publish(now, TREE + "replies", REPLIES[0], False, REPLIES)
-            elif WAITING:
-                first = WAITING[0]
-                link.publish(now, TREE + "events/" + first[1], encode_events(BOOT, [first], None, now), False, WAITING)
-        link.tick(now)
-        if link.out:
-            uart.write(link.out)
-            link.out = bytearray()
-        came = uart.read(63)  # without a number it takes 256 bytes of memory
-        if came:
-            link.receive(came, now, on_message, on_acknowledged)
-        elif CAME:
-            command, _, name, args, _ = decode_command(CAME.pop())
-            obey(command, name, args)
-        else:
-            collect()  # while little is in use: what lives long stays together
-            sleep(5)
+        try:
+            now = running_time()
+            if now >= due and len(WAITING) < QUEUE:
+                emit("count", b"\xa1\x61n\x19" + bytes((count >> 8 & 255, count & 255)))
+                due = now + PERIOD
+                count += 1
+            for at, button in enumerate((pin5, pin11)):  # A and B, low while pressed
+                down = not button.read_digital()
+                if len(WAITING) < QUEUE:
+                    if down and not DOWN[at]:
+                        emit("button", b"\xa1\x66button\x61" + b"ab"[at : at + 1])
+                    DOWN[at] = down
+            if not link.state:
+                link.begin(now)
+            send(link, now)
+            link.tick(now)
+            if link.out:
+                uart.write(link.out)
+                link.out = bytearray()
+            came = uart.read(32)
+            if came:
+                link.receive(came, now, on_message, on_acknowledged)
+            elif CAME:
+                obey(CAME.pop())
+            else:
+                collect()  # while little is in use: what lives long stays together
+                sleep(5)
+        except Exception as error:  # the next turn may do better; the gateway's log has this line
+            collect()
+            if not isinstance(error, MemoryError):
+                link.close()
+            print(type(error))
 
 
 run()
