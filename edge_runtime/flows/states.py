@@ -7,7 +7,7 @@ state as of any event that is still kept can be found again by undoing the chang
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from edge_runtime.errors import EdgeError
@@ -21,11 +21,14 @@ MAX_CACHED_BYTES = 16 << 20
 OVERHEAD = 200
 """Bytes that a partition key takes in the cache beside its values, about."""
 CHUNK = 100
-"""Partition keys that are put back in one append."""
+CHUNK_BYTES = 4 << 20
+"""Partition keys, and about how many bytes, that are put back in one append."""
 MAX_SCRATCH = 64 << 20
 """Bytes of values of another time that a dry run may need."""
 
 Change = Mapping[str, Entry | None]
+_Key = tuple[str, str, str | None]
+"""Flow, partition key, and the name of an entry that is held by itself; None for all of the partition key."""
 
 
 class States(Protocol):
@@ -35,11 +38,19 @@ class States(Protocol):
         """What a flow keeps of these partition keys; those of which it keeps nothing are left out."""
         ...
 
+    async def entries(self, flow: str, names: Mapping[str, Collection[str]]) -> dict[str, State]:
+        """As `of`, of each partition key the entries of these names alone: there may be very many others."""
+        ...
+
 
 class NoStates:
     """Implements `States` for flows that keep nothing."""
 
     async def of(self, flow: str, keys: Iterable[str]) -> dict[str, State]:
+        """Nothing."""
+        return {}
+
+    async def entries(self, flow: str, names: Mapping[str, Collection[str]]) -> dict[str, State]:
         """Nothing."""
         return {}
 
@@ -61,8 +72,10 @@ class StateTable:
         """`stateful`: the flows that keep something, as the journal's tables say."""
         self._journal = journal
         self._stateful = set(stateful)
-        self._cached: OrderedDict[tuple[str, str], State] = OrderedDict()
+        self._cached: OrderedDict[_Key, State] = OrderedDict()
         self._bytes = 0
+        self._single: set[str] = set()
+        """Flows of which entries were asked for one by one."""
         journal.listen(self._hear, events=False)
 
     async def of(self, flow: str, keys: Iterable[str]) -> dict[str, State]:
@@ -72,18 +85,46 @@ class StateTable:
         found: dict[str, State] = {}
         missing: list[str] = []
         for key in keys:
-            state = self._cached.get((flow, key))
+            state = self._known((flow, key, None))
             if state is None:
                 missing.append(key)
             else:
-                self._cached.move_to_end((flow, key))
                 found[key] = state
         if missing:
             read = await self._journal.states(flow, missing)
             for key in missing:
                 found[key] = read.get(key, {})
-                self._remember((flow, key), found[key])
+                self._remember((flow, key, None), found[key])
         return {key: state for key, state in found.items() if state}
+
+    async def entries(self, flow: str, names: Mapping[str, Collection[str]]) -> dict[str, State]:
+        """As `States.entries`."""
+        if flow not in self._stateful:
+            return {}
+        self._single.add(flow)
+        found: dict[str, State] = {key: {} for key in names}
+        missing: dict[str, list[str]] = {}
+        for key, wanted in names.items():
+            for name in wanted:
+                state = self._known((flow, key, name))
+                if state is None:
+                    missing.setdefault(key, []).append(name)
+                else:
+                    found[key] |= state
+        if missing:
+            read = await self._journal.entries(flow, missing)
+            for key, wanted in missing.items():
+                state = read.get(key, {})
+                found[key] |= state
+                for name in wanted:
+                    self._remember((flow, key, name), {name: state[name]} if name in state else {})
+        return {key: state for key, state in found.items() if state}
+
+    def _known(self, key: _Key) -> State | None:
+        state = self._cached.get(key)
+        if state is not None:
+            self._cached.move_to_end(key)
+        return state
 
     def forget(self, flow: str) -> None:
         """Look at the journal again for what a flow keeps: it may have removed it."""
@@ -103,11 +144,15 @@ class StateTable:
             record = item.record
             if type(record) is StateChange:
                 self._stateful.add(record.flow)
-                state = self._cached.get((record.flow, record.key))
+                key: _Key = (record.flow, record.key, None)
+                state = self._cached.get(key)
                 if state is not None:
-                    self._remember((record.flow, record.key), changed(state, record.entries))
+                    self._remember(key, changed(state, record.entries))
+                if record.flow in self._single:
+                    for name, entry in record.entries.items():
+                        self._remember((record.flow, record.key, name), {} if entry is None else {name: entry})
 
-    def _remember(self, key: tuple[str, str], state: State) -> None:
+    def _remember(self, key: _Key, state: State) -> None:
         old = self._cached.pop(key, None)
         if old is not None:
             self._bytes -= _size(old)
@@ -153,6 +198,17 @@ class ScratchStates:
         found = {key: changed(now.get(key, {}), self._changes.get(key, {})) for key in wanted}
         return {key: state for key, state in found.items() if state}
 
+    async def entries(self, flow: str, names: Mapping[str, Collection[str]]) -> dict[str, State]:
+        """As `States.entries`."""
+        wanted = {key: list(some) for key, some in names.items()}
+        now = await self._journal.entries(self._flow, wanted)
+        await self._undo_newer()
+        found: dict[str, State] = {}
+        for key, some in wanted.items():
+            changes = self._changes.get(key, {})
+            found[key] = changed(now.get(key, {}), {name: changes[name] for name in some if name in changes})
+        return {key: state for key, state in found.items() if state}
+
     async def _undo_newer(self) -> None:
         while page := await self._journal.read(self._upto, PAGE):
             for stored in page:
@@ -175,28 +231,42 @@ async def put_back(journal: Journal, flow: str, cursor: int, rewriting: Rewritin
     """
     changes: dict[str, dict[str, Entry | None]] = {}
     if rewriting.after < 0:
-        last = ""
-        while keys := await journal.state_keys(flow, last, CHUNK):
+        last, number = "", 1
+        while keys := await journal.state_keys(flow, last, number):
             states = await journal.states(flow, keys)
             await _rewrite(journal, flow, cursor, {key: dict.fromkeys(state) for key, state in states.items()})
             last = keys[-1]
+            # Many partition keys in one go, but few where one of them holds very much.
+            number = min(2 * number, CHUNK) if sum(map(_size, states.values())) < CHUNK_BYTES else 1
         return
+    size = 0
     async for key, change in _undoing(journal, flow, rewriting.after, rewriting.until):
         changes.setdefault(key, {}).update(change)
-        if len(changes) >= CHUNK:
+        size += _size(change)
+        if len(changes) >= CHUNK or size >= CHUNK_BYTES:
             await _rewrite(journal, flow, cursor, changes)
-            changes = {}
+            changes, size = {}, 0
     await _rewrite(journal, flow, cursor, changes)
 
 
 async def _rewrite(journal: Journal, flow: str, cursor: int, changes: Mapping[str, Change]) -> None:
-    now = await journal.states(flow, list(changes))
+    now = await journal.entries(flow, {key: list(change) for key, change in changes.items()})
     records: list[Record] = []
+    size = 0
     for key, change in changes.items():
         state = now.get(key, {})
-        entries = {name: entry for name, entry in change.items() if state.get(name) != entry}
+        entries: dict[str, Entry | None] = {}
+        before: dict[str, Entry | None] = {}
+        for name, entry in change.items():
+            if state.get(name) == entry:
+                continue
+            entries[name], before[name] = entry, state.get(name)
+            size += _size({name: entry}) + _size({name: before[name]})
+            if size >= CHUNK_BYTES:
+                await journal.append([*records, StateChange(flow, key, entries, before, cursor)])
+                records, entries, before, size = [], {}, {}, 0
         if entries:
-            records.append(StateChange(flow, key, entries, {name: state.get(name) for name in entries}, cursor))
+            records.append(StateChange(flow, key, entries, before, cursor))
     if records:
         await journal.append(records)
 
@@ -227,5 +297,5 @@ async def _changes(journal: Journal, flow: str, after: int, until: int) -> Async
                 yield stored.offset, stored.record
 
 
-def _size(state: State) -> int:
-    return OVERHEAD + sum(len(name) + len(entry[0]) for name, entry in state.items())
+def _size(state: Change) -> int:
+    return OVERHEAD + sum(len(name) + (len(entry[0]) if entry else 0) for name, entry in state.items())

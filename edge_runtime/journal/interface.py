@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -124,6 +124,10 @@ class Journal(Protocol):
 
         Expired entries may be there still, or not.
         """
+        ...
+
+    def entries(self, flow: str, names: Mapping[str, Sequence[str]]) -> Awaitable[dict[str, State]]:
+        """As `states`, of each partition key the entries of these names alone: the rest is not looked at."""
         ...
 
     def state_keys(self, flow: str, after: str, limit: int) -> Awaitable[list[str]]:

@@ -6,7 +6,7 @@ It is the proof that the rest of the gateway needs nothing else, and the journal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edge_runtime.errors import StorageError, StorageFull
 from edge_runtime.journal.interface import Appended, Listener, Listeners, Settled, Tables, settle_with
@@ -71,6 +71,13 @@ class MemoryJournal:
         """As `Journal.states`."""
         changed = {key: self._projection.states.get((flow, key), {}) for key in keys}
         found = {key: {name: entry for name, entry in some.items() if entry} for key, some in changed.items()}
+        return {key: state for key, state in found.items() if state}
+
+    async def entries(self, flow: str, names: Mapping[str, Sequence[str]]) -> dict[str, State]:
+        """As `Journal.entries`."""
+        found = {}
+        for key, state in (await self.states(flow, list(names))).items():
+            found[key] = {name: state[name] for name in names[key] if name in state}
         return {key: state for key, state in found.items() if state}
 
     async def state_keys(self, flow: str, after: str, limit: int) -> list[str]:

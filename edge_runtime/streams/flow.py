@@ -34,7 +34,8 @@ from edge_runtime.streamspec import Enrich, Stream
 from edge_runtime.throttle import ThrottledLog
 
 BUCKETS = 256
-"""Of names of state: together with the results of one batch they make one append."""
+"""Of names of state: together with the results of one batch they make one append. Nothing reads a bucket as a whole, so
+that millions of names in them cost no more than thousands."""
 POLICY = Policy(retries=0, on_error="skip")
 """A stream does not fail on events."""
 
@@ -162,7 +163,7 @@ class StreamFlow:
 
     async def reached(self, states: States) -> int | None:
         """As `Checkpointed.reached`."""
-        kept = await states.of(self.name, [_bucket(_AT)])
+        kept = await states.entries(self.name, {_bucket(_AT): [self.entry(_AT)]})
         entry = kept.get(_bucket(_AT), {}).get(self.entry(_AT))
         return None if entry is None else int(entry[0])
 
@@ -340,7 +341,7 @@ class _Session:
             text = None if value is None else _as_text(name, value)
             buckets.setdefault(_bucket(name), {})[self._flow.entry(name)] = None if text is None else (text, 0)
         buckets.setdefault(_bucket(_AT), {})[self._flow.entry(_AT)] = (str(at), 0)
-        before = await self.states.of(self._flow.name, buckets)
+        before = await self.states.entries(self._flow.name, buckets)
         return [
             StateChange(self._flow.name, key, entries, {name: before.get(key, {}).get(name) for name in entries})
             for key, entries in buckets.items()
@@ -361,7 +362,10 @@ class _Session:
         return None if stored is None or not self._flow.ticks() else int(stored)
 
     async def _fetch(self, names: Sequence[str]) -> dict[str, bytes | None]:
-        kept = await self.states.of(self._flow.name, {_bucket(name) for name in names})
+        wanted: dict[str, list[str]] = {}
+        for name in names:
+            wanted.setdefault(_bucket(name), []).append(self._flow.entry(name))
+        kept = await self.states.entries(self._flow.name, wanted)
         found: dict[str, bytes | None] = {}
         for name in names:
             entry = kept.get(_bucket(name), {}).get(self._flow.entry(name))

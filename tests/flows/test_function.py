@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -148,6 +148,9 @@ class Kept:
 
     async def of(self, flow: str, keys: Iterable[str]) -> dict[str, State]:
         return {key: self.states[key] for key in keys if key in self.states}
+
+    async def entries(self, flow: str, names: Mapping[str, Collection[str]]) -> dict[str, State]:
+        raise AssertionError("a function is given all of it")
 
 
 async def test_what_a_function_keeps_is_handed_in_and_its_changes_follow_each_other() -> None:

@@ -50,6 +50,24 @@ async def test_a_rewind_with_a_choice(house: House, choice: Choice, expected: di
     assert all(change.entries != change.before for change in changes)
 
 
+@pytest.mark.parametrize("choice", ["restored", "reset"])
+async def test_much_is_put_back_in_pieces(house: House, monkeypatch: pytest.MonkeyPatch, choice: Choice) -> None:
+    monkeypatch.setattr(states, "CHUNK_BYTES", 5_000)
+    await house.flows.install(Keeping(NAME))
+    many = {f"e{number:03}": (str(number), 0) for number in range(100)}
+    await house.journal.append([event(0)])
+    await turns()
+    for key in ("x", "y"):
+        await house.journal.append([StateChange(NAME, key, dict(many), dict.fromkeys(many), 99)])
+    records = len(house.journal.records())
+    await house.flows.rewind(NAME, offset(house, 0) if choice == "restored" else -1, state=choice)
+    await turns()
+    assert await house.journal.states(NAME, ["x", "y"]) == {}
+    changes = [record for record in house.journal.records()[records:] if isinstance(record, StateChange)]
+    assert max(len(change.entries) for change in changes) <= 25, "no append is too large"
+    assert sum(len(change.entries) for change in changes if change.key in ("x", "y")) == 200, "each once"
+
+
 async def test_a_rewind_of_what_keeps_something_needs_a_choice(house: House) -> None:
     await house.flows.install(Keeping(NAME))
     await house.flows.rewind(NAME, -1)  # nothing is kept yet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import cbor2
@@ -62,6 +62,9 @@ class SlowJournal:
 
     def states(self, flow: str, keys: Sequence[str]) -> Awaitable[dict[str, State]]:
         return self.inner.states(flow, keys)
+
+    def entries(self, flow: str, names: Mapping[str, Sequence[str]]) -> Awaitable[dict[str, State]]:
+        return self.inner.entries(flow, names)
 
     def state_keys(self, flow: str, after: str, limit: int) -> Awaitable[list[str]]:
         return self.inner.state_keys(flow, after, limit)

@@ -249,6 +249,19 @@ async def test_what_functions_keep_is_there_after_the_commit_and_after_a_restart
         assert found == {"gh-1": {"count": ("3", 0), "last": ("2.5", 99)}}
 
 
+async def test_entries_are_found_by_name_among_others(house: Restartable) -> None:
+    await house.journal.append([FlowState("app.f", 1, 0, -1)])
+    await house.journal.commit(Progress("app.f", 1, 0), [keeps("a", x=1, y=2, z=3), keeps("b", x=4, y=5)])
+    async for journal in house.lives():
+        assert await journal.entries("app.f", {"a": ["x", "z", "none"], "b": [], "c": ["x"]}) == {
+            "a": {"x": ("1", 0), "z": ("3", 0)}
+        }
+        assert await journal.entries("app.g", {"a": ["x"]}) == {}
+    await house.journal.commit(Progress("app.f", 1, 0), [keeps("a", x=None, y=6)])
+    async for journal in house.lives():
+        assert await journal.entries("app.f", {"a": ["x", "y", "z"]}) == {"a": {"y": ("6", 0), "z": ("3", 0)}}
+
+
 async def test_a_refused_commit_changes_nothing_that_is_kept(house: Restartable) -> None:
     await house.journal.append([FlowState("app.f", 2, 0, -1)])
     with pytest.raises(StaleGeneration):

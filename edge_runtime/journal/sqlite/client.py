@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -36,6 +36,7 @@ from edge_runtime.journal.sqlite.messages import (
     Done,
     Failed,
     Read,
+    ReadEntries,
     ReadStateKeys,
     ReadStates,
     ReadTables,
@@ -173,6 +174,12 @@ class SqliteJournal(asyncio.Protocol):
     async def states(self, flow: str, keys: Sequence[str]) -> dict[str, State]:
         """As `Journal.states`."""
         reply = await self._request(ReadStates(flow, list(keys)))
+        assert isinstance(reply, StatesReply)
+        return reply.states
+
+    async def entries(self, flow: str, names: Mapping[str, Sequence[str]]) -> dict[str, State]:
+        """As `Journal.entries`."""
+        reply = await self._request(ReadEntries(flow, {key: list(wanted) for key, wanted in names.items()}))
         assert isinstance(reply, StatesReply)
         return reply.states
 

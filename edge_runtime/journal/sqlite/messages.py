@@ -58,6 +58,13 @@ class ReadStates(msgspec.Struct, array_like=True, tag="states"):
     keys: list[str]
 
 
+class ReadEntries(msgspec.Struct, array_like=True, tag="entries"):
+    """Hand over what a flow keeps under these names, by partition key. Answered as `ReadStates`."""
+
+    flow: str
+    names: dict[str, list[str]]
+
+
 class ReadStateKeys(msgspec.Struct, array_like=True, tag="state-keys"):
     """Name partition keys of which a flow keeps something."""
 
@@ -84,7 +91,7 @@ class Close(msgspec.Struct, array_like=True, tag="close"):
     """Save a snapshot, close the database and end."""
 
 
-Request = Write | Read | ReadTables | ReadStates | ReadStateKeys | Tick | Backup | Close
+Request = Write | Read | ReadTables | ReadStates | ReadEntries | ReadStateKeys | Tick | Backup | Close
 
 
 class Done(msgspec.Struct, array_like=True):

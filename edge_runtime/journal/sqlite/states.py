@@ -36,6 +36,27 @@ def read(db: apsw.Connection, flow: str, keys: Sequence[str], pending: Pending) 
     return found
 
 
+def read_entries(
+    db: apsw.Connection, flow: str, names: Mapping[str, Sequence[str]], pending: Pending
+) -> dict[str, State]:
+    """What a flow keeps under these names, by partition key. Raises StorageError as `read` does."""
+    found: dict[str, State] = {}
+    for key, wanted in names.items():
+        changed, state = pending.get((flow, key), {}), dict[str, Entry]()
+        for name in wanted:
+            if name in changed:
+                entry = changed[name]
+            else:
+                query = "SELECT expires, value, crc FROM state WHERE flow=? AND key=? AND name=?"
+                row = db.execute(query, (flow, key, name)).fetchone()
+                entry = None if row is None else _checked(flow, key, name, *row)
+            if entry is not None:
+                state[name] = entry
+        if state:
+            found[key] = state
+    return found
+
+
 def keys(db: apsw.Connection, flow: str, after: str, limit: int, pending: Pending) -> list[str]:
     """Partition keys greater than `after` of which a flow keeps something: at least one where there is one."""
     while True:

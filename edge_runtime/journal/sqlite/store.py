@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -325,6 +325,13 @@ class Store:
         """What a flow keeps of these partition keys; those of which it keeps nothing are left out."""
         try:
             return states.read(self._db, flow, keys, self._projection.states)
+        except apsw.Error as error:
+            raise self._refused(error) from error
+
+    def entries(self, flow: str, names: Mapping[str, Sequence[str]]) -> dict[str, State]:
+        """As `states`, of each partition key the entries of these names alone."""
+        try:
+            return states.read_entries(self._db, flow, names, self._projection.states)
         except apsw.Error as error:
             raise self._refused(error) from error
 

@@ -26,6 +26,7 @@ from edge_runtime.journal.sqlite.messages import (
     Done,
     Failed,
     Read,
+    ReadEntries,
     ReadStateKeys,
     ReadStates,
     ReadTables,
@@ -52,7 +53,7 @@ _decode = msgspec.msgpack.Decoder(Request).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-Question = Write | Read | ReadTables | ReadStates | ReadStateKeys | Tick
+Question = Write | Read | ReadTables | ReadStates | ReadEntries | ReadStateKeys | Tick
 
 
 class Server:
@@ -133,6 +134,8 @@ def answer(store: Store, request: Question) -> Reply:
                 return TablesReply(store.tables())
             case ReadStates(flow, keys):
                 return StatesReply(store.states(flow, keys))
+            case ReadEntries(flow, names):
+                return StatesReply(store.entries(flow, names))
             case ReadStateKeys(flow, after, limit):
                 return StateKeysReply(store.state_keys(flow, after, limit))
             case Tick(now, monotonic, trusted):
