@@ -132,7 +132,10 @@ class Core:
             self._failing.add(where)
             text = describe(error) if isinstance(error, Exception) else error
             self.log(where + ": " + text)
-            self.emit(ERROR, {"in": where, "error": text})
+            try:
+                self.emit(ERROR, {"in": where, "error": text})
+            except ValueError:  # a queue so small holds no such text
+                pass
 
     def works(self, where):
         """The code called `where` works (again)."""

@@ -55,7 +55,12 @@ class Slots:
         return found
 
     def save(self, data):
-        """Save bytes, 65,535 at most: all of it is there afterwards or, should the power go, what was before."""
+        """Save bytes, 65,535 at most: all of it is there afterwards or, should the power go, what was before.
+
+        Raises ValueError for more, and OSError.
+        """
+        if len(data) > 65535:
+            raise ValueError("more than 65,535 bytes")
         if not self._read:
             self.load()
         count = self._count + 1

@@ -79,12 +79,13 @@ class Files:
 
 
 class Reader:
-    """Reads the records of a segment, from byte `end` of it on; close it."""
+    """Reads the records of a segment, from byte `end` of it on, up to byte `limit`; close it."""
 
-    def __init__(self, files, segment, end=0):
+    def __init__(self, files, segment, end, limit):
         self._segment = segment
         self._file = files.open(segment)
         self._buffer = b""
+        self._left = limit - end
         self.end = end
         """Where the record ends that `next` has returned."""
         if end:
@@ -109,9 +110,10 @@ class Reader:
 
     def _fill(self, number):
         while len(self._buffer) < number:
-            more = self._file.read(max(_CHUNK, number - len(self._buffer)))
+            more = self._file.read(min(self._left, max(_CHUNK, number - len(self._buffer))))
             if not more:
                 return False
+            self._left -= len(more)
             self._buffer += more
         return True
 

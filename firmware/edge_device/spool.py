@@ -208,11 +208,17 @@ class Spool:
         return True
 
     def _settle(self):
-        for _ in range(self._store.settle()):
-            self._index -= 1
-        if self._index < 0:
-            self._index = self._at = self._number = 0
-            self._owner = None
+        store = self._store
+        reading = store.segments[self._index][ID] if self._index < len(store.segments) else None
+        try:
+            store.settle()
+        finally:
+            for self._index, segment in enumerate(store.segments):
+                if segment[ID] == reading:
+                    break
+            else:
+                self._index = self._at = self._number = 0
+                self._owner = None
 
     # RAM to flash.
 
@@ -302,6 +308,8 @@ class Spool:
                         )
                     self._number += 1
                 self._at = reader.end
+        except OSError:  # what cannot be read is lost: without a batch, that is the end of the segment
+            pass
         finally:
             reader.close()
         if batch:
@@ -336,18 +344,16 @@ class Spool:
             # All of its readings stand together; what is said last counts.
             owner = self._owner
             for at in range(self._index, len(self._store.segments)):
-                reader = self._store.reader(at, self._at if at == self._index else 0)
-                while owner[0] == boot:
-                    body = reader.next()
-                    if body is None:
-                        break
+                for body in self._store.bodies(at, self._at if at == self._index else 0):
                     if self._store.owner(body):
                         owner = self._store.owner(body)
-                        if owner[0] == boot:
-                            epoch = owner[1] or epoch
+                        if owner[0] != boot:
+                            break
+                        epoch = owner[1] or epoch
                     else:
                         last = unpack(body)[2]
-                reader.close()
+                if owner[0] != boot:
+                    break
             self._past = (boot, epoch, last)
         # Where that boot did not know the time, its last reading is taken to be from just before this start.
         self.origin = (boot, self._past[1], self._past[2] + self._core.hal.uptime())

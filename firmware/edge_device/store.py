@@ -8,6 +8,7 @@ A segment is rewritten, without what is worth least, under the next number; it i
 says up to which segment it has taken others into itself. Those it replaces are removed then, or at the next start.
 """
 
+import errno
 import struct
 
 from micropython import const
@@ -72,6 +73,8 @@ class Store:
         self.told = 0
         """`lost` as it stands on flash."""
         self._total = 0
+        self._dead = set()  # of files that are to be removed, and could not be
+        self._newest = 0  # the highest number that a file has had
         self._stamp = 0
         self.due = True
         """Whether the last state on flash is not that of this start."""
@@ -85,17 +88,14 @@ class Store:
         newest = None
         covered = 0
         for number in self._files.list():
+            self._newest = number >> 8
             if number >> 8 <= covered and number >> 8 != self.segments[-1][ID] >> 8:
-                self._files.remove(number)
+                self._remove(number)
                 continue
             segment = [number, self._files.size(number), 0, None]
             last = None
             found = None
-            reader = Reader(self._files, number)
-            while True:
-                body = reader.next()
-                if body is None:
-                    break
+            for body in self._bodies(segment, 0):
                 last = body
                 if body[0] == _STATE and len(body) == _STATE_BODY:
                     found = list(struct.unpack(_STATE_FORM, body))
@@ -104,14 +104,13 @@ class Store:
                     lost = struct.unpack(">I", body[1:5])[0]
                     if lost != _UNCHANGED:
                         found[4] = lost
-            reader.close()
             through = found[_THROUGH] if found and last[0] == _STATE else 0
             if number & 0xFF:
                 if not through:  # the power went while it was written
-                    self._files.remove(number)
+                    self._remove(number)
                     continue
                 if self.segments and self.segments[-1][ID] >> 8 == number >> 8:
-                    self._files.remove(self.segments.pop()[ID])
+                    self._remove(self.segments.pop()[ID])
                 covered = max(covered, through)
             if found and (newest is None or found[1] > newest[1]):
                 newest = found
@@ -126,7 +125,7 @@ class Store:
             for segment in self.segments:
                 if segment[ID] == newest[_REMOVING]:
                     self.segments.remove(segment)
-                    self._files.remove(segment[ID])
+                    self._remove(segment[ID])
                     break
             if self.segments and self.segments[0][ID] == newest[7]:
                 self.acknowledged = min(newest[8], self.segments[0][COUNT])
@@ -146,7 +145,25 @@ class Store:
 
     def reader(self, at, end=0):
         """Reads the records of the segment at that place; raises OSError."""
-        return Reader(self._files, self.segments[at][ID], end)
+        # What a write that failed has left behind its end is in RAM as well.
+        return Reader(self._files, self.segments[at][ID], end, self.segments[at][SIZE])
+
+    def bodies(self, at, end=0):
+        """The records of the segment at that place, from byte `end` of it on, as far as they can be read."""
+        return self._bodies(self.segments[at], end)
+
+    def _bodies(self, segment, end):
+        try:
+            reader = Reader(self._files, segment[ID], end, segment[SIZE])
+            try:
+                body = reader.next()
+                while body is not None:
+                    yield body
+                    body = reader.next()
+            finally:
+                reader.close()
+        except OSError:  # it is not there (nothing was written to it yet), or the flash is worn out
+            pass
 
     def owner(self, body):
         """(boot, time at its uptime 0 or None) where a record is a state, else None."""
@@ -205,12 +222,10 @@ class Store:
 
     def new_segment(self):
         """Have what is written next stand in another segment."""
-        number = 1
-        if self.segments:
-            number = (self.segments[-1][ID] >> 8) + 1
-            if not self.segments[-1][SIZE]:
-                self.segments.pop()  # a write to it has failed: what it left behind is unknown
-        self.segments.append([number << 8, 0, 0, None])
+        if self.segments and not self.segments[-1][SIZE]:
+            self._dead.add(self.segments.pop()[ID])  # a write to it has failed: what it left behind is unknown
+        self._newest += 1
+        self.segments.append([self._newest << 8, 0, 0, None])
         self.due = True
 
     def _state(self, owner, lost, removing=0, through=0, first=(0, 0)):
@@ -237,8 +252,7 @@ class Store:
     # Removing.
 
     def settle(self):
-        """Remove the first segments as far as they are acknowledged; returns how many."""
-        removed = 0
+        """Remove the first segments as far as they are acknowledged."""
         while self.segments:
             first = self.segments[0]
             while (first[ID], self.acknowledged) in self.done:
@@ -253,14 +267,23 @@ class Store:
             if self.due and len(self.segments) > 1:
                 self.write_state()
             self.acknowledged = 0
-            removed += 1
             self._forget(self.segments.pop(0))
-        return removed
 
     def _forget(self, segment):
         self._total -= segment[SIZE]
         self.done = {each for each in self.done if each[0] != segment[ID]}
-        self._files.remove(segment[ID])
+        self._remove(segment[ID])
+
+    def _remove(self, number):
+        """Take a file away; where that fails (on a full littlefs, say) it is tried again with the next one."""
+        self._dead.add(number)
+        for each in list(self._dead):
+            try:
+                self._files.remove(each)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    continue
+            self._dead.discard(each)
 
     def make_room(self, size, priority, first):
         """Give up what is worth least, the oldest of it first, from the segment at the place `first` on.
@@ -299,6 +322,9 @@ class Store:
         old = self.segments[at][ID]
         new = [old + 1, 0, 0, None]
         whole = new[ID] & 0xFF == 0  # it was rewritten as often as can be
+        self._remove(new[ID])  # what another attempt has left
+        if new[ID] in self._dead:
+            raise OSError(errno.EIO)
         out = bytearray()
         context = None
         gone = lost = 0
@@ -329,9 +355,13 @@ class Store:
             self._total += new[SIZE]
             self.due = True  # this state stands where it will go with the readings
         self.lost += lost
-        self.stored -= gone
         if not context:
-            self.write_state(0, old)
+            try:
+                self.write_state(0, old)
+            except OSError:
+                self.lost -= lost
+                raise
+        self.stored -= gone
         replaced = self.segments[at:end]
         self.segments[at:end] = [new] if context else []
         if not at:
@@ -343,17 +373,12 @@ class Store:
 
     def _readings(self, at):
         """(record, (boot, time at its uptime 0 or None)) of the readings in a segment that are not acknowledged."""
-        reader = self.reader(at)
         owner = None
         number = 0
-        while True:
-            body = reader.next()
-            if body is None:
-                break
+        for body in self.bodies(at):
             if body[0] == _STATE:
                 owner = self.owner(body)
             elif owner:
                 if not self.is_done(at, number):
                     yield body, owner
                 number += 1
-        reader.close()

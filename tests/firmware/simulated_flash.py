@@ -27,6 +27,10 @@ class Flash:
         self.left: int | None = None
         """Operations and bytes until the cut; None for no cut."""
         self.spent = 0
+        self.failing = 0
+        """So many operations fail, for want of room; of a write, some is done."""
+        self.rotten: set[str] = set()
+        """Files that cannot be read any more."""
         self.os = SimpleNamespace(
             remove=self.remove,
             rename=self.rename,
@@ -46,7 +50,10 @@ class Flash:
         return other
 
     def spend(self, number: int) -> int:
-        """How much of an operation of this size still happens; raises PowerCut where nothing does."""
+        """How much of an operation of this size still happens; raises PowerCut where nothing does, and OSError."""
+        if self.failing:
+            self.failing -= 1
+            raise OSError(28)
         if self.left is None:
             self.spent += number
             return number
@@ -61,6 +68,8 @@ class Flash:
         if "r" in mode:
             if path not in self.files:
                 raise OSError(2, path)
+            if path in self.rotten:
+                raise OSError(5, path)
             raw = self.files[path]
             return io.BytesIO(raw) if "b" in mode else io.StringIO(raw.decode())
         if self.parent(path) not in self.folders:
@@ -147,6 +156,12 @@ class Writing:
         raw = data.encode() if self._text else bytes(data)
         if not raw:
             return
+        if self._flash.failing:
+            self._content += raw[: len(raw) * 2 // 3]
+            if self._flash.cached:
+                self._dead = True  # littlefs gives up what a file with an error was to become
+            else:
+                self._flash.files[self._path] = self._content
         done = self._spend(len(raw))
         self._content += raw[:done]
         if not self._flash.cached:

@@ -111,6 +111,17 @@ def test_a_report_that_was_not_delivered_is_told_after_the_sleep(modules: dict[s
     assert modules["cbor"].decode(board.core.twin.take()[1]) == {0: {"n": 2}}, "news come first"
 
 
+def test_what_is_too_long_to_be_kept_does_not_cost_what_is_there(modules: dict[str, Any]) -> None:
+    """Its length would not fit the two bytes that are there for it, which MicroPython passes over in silence."""
+    flash = Flash(cached=True)
+    modules["keep"].open = flash.open
+    slots = modules["keep"].Slots("/state")
+    slots.save(b"before")
+    with pytest.raises(ValueError, match="65,535"):
+        slots.save(bytes(70_000))
+    assert modules["keep"].Slots("/state").load() == b"before"
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_power_may_go_at_any_byte(modules: dict[str, Any], cached: bool) -> None:
     def run(left: int | None) -> tuple[Flash, list[Any], list[int]]:

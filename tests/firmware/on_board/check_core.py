@@ -198,6 +198,13 @@ def check_a_failure_is_reported_once_until_it_works_again():
     assert bench.lines.count("climate: ValueError: no sensor") == 2
 
 
+def check_a_failure_too_long_for_the_queue_is_on_the_log_alone():
+    bench = Bench(queue_bytes=64)
+    bench.core.report("sensor", "it is broken, " * 10)
+    assert len(bench.core.queue) == 0
+    assert bench.lines[0].startswith("sensor: it is broken")
+
+
 def check_an_oversized_packet_is_reported():
     bench = Bench(packet=64)
     bench.online()
