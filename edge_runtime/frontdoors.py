@@ -22,10 +22,11 @@ from edge_runtime.ingress.announce import Announcer
 from edge_runtime.ingress.apps import Apps
 from edge_runtime.ingress.attach import Attachment, Broker
 from edge_runtime.ingress.coap import CoapFrontDoor, CoapLimits, Elsewhere
+from edge_runtime.ingress.controls import Controls
 from edge_runtime.ingress.dialects import Dialects
 from edge_runtime.ingress.doors import Doors
 from edge_runtime.ingress.endpoints import EndpointDoor
-from edge_runtime.ingress.homeassistant import Control, HomeAssistant
+from edge_runtime.ingress.homeassistant import Control, HomeAssistant, command_topic
 from edge_runtime.ingress.http import DeviceHttp
 from edge_runtime.ingress.iotcore import Names
 from edge_runtime.ingress.iotcore_connection import Profile
@@ -114,9 +115,7 @@ class FrontDoors:
             await self._open_serial(stack, listening)
         # Those of MQTT open after them and close before: whoever is let in finds everything in place.
         await self._open_mqtt(stack, listening)
-        if self._config.attach.url:
-            self._attach(stack)
-        self._offer_to_home_assistant(journal)
+        self._attach(stack, journal)
         if self._config.gateway.announce:
             await self._announce(stack)
         if self._config.http.listen:
@@ -194,34 +193,44 @@ class FrontDoors:
             self.tls_port = bound if scheme == "mqtts" else self.tls_port
             _log.info("the MQTT door also listens on %s", self.mqtt_more[-1])
 
-    def _attach(self, stack: contextlib.AsyncExitStack) -> None:
-        self.attachment = Attachment(
-            _broker(self._config),
-            self._admission,
-            self._registry,
-            self.dialects,
-            self._clock,
-            log=_log.warning,
-            security=_security.warning,
-        )
-        self.attachment.start()
-        stack.push_async_callback(self.attachment.stop)
-
-    def _offer_to_home_assistant(self, journal: Journal) -> None:
+    def _attach(self, stack: contextlib.AsyncExitStack, journal: Journal) -> None:
+        """Connect to the broker that is there, and tell Home Assistant of our devices there or at our own."""
         config = self._config
-        if not config.attach.discovery:
-            if config.controls:
-                _log.warning("the [controls] of edge.toml are offered to nobody: attach.discovery is empty")
-            return
-        publish = self.attachment.publish if self.attachment is not None else self._users.broker.tell
+        prefix, name = config.attach.discovery, config.gateway.name
         controls = [
             Control(name, some.command, some.devices, some.on, some.off, some.state)
             for name, some in config.controls.items()
         ]
-        assistant = HomeAssistant(config.attach.discovery, config.gateway.name, self._registry, publish, controls)
-        journal.listen(assistant.hear)
-        for known in self._registry.list():
-            assistant.offer(known.id)
+        if controls and not prefix:
+            _log.warning("the [controls] of edge.toml are offered to nobody: attach.discovery is empty")
+        desk = Controls(name, controls, self._registry, journal, self._clock) if controls and prefix else None
+        publish, pressed = self._users.broker.tell, command_topic
+        if config.attach.url:
+            self.attachment = Attachment(
+                _broker(config),
+                self._admission,
+                self._registry,
+                self.dialects,
+                self._clock,
+                log=_log.warning,
+                security=_security.warning,
+                controls=desk,
+            )
+            publish, pressed = self.attachment.publish, desk.topic if desk is not None else command_topic
+        if prefix:
+            assistant = HomeAssistant(prefix, name, self._registry, publish, controls, pressed)
+            journal.listen(assistant.hear)
+
+            def announce() -> None:
+                assistant.announce(device.id for device in self._registry.list())
+
+            if self.attachment is not None:
+                self.attachment.on_connected = announce
+            else:
+                announce()
+        if self.attachment is not None:
+            self.attachment.start()
+            stack.push_async_callback(self.attachment.stop)
 
     async def _announce(self, stack: contextlib.AsyncExitStack) -> None:
         name, tls = self._config.gateway.name, bool(self.tls_port)

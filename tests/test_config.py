@@ -281,11 +281,8 @@ def test_paces_and_controls() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            '[attach]\nurl = "mqtt://x"\ndiscovery = "h"\n[controls.fan]\ncommand = "fan"',
-            "'controls' cannot be offered at the broker of attach.url",
-        ),
         ('[controls.fan]\ncommand = "fan"\non = "{"', "'controls.fan.on' is no JSON"),
+        ('[controls.fan]\ncommand = "fan"\noff = "NaN"', "'controls.fan.off' is no JSON"),
         ('[controls.fan]\ncommand = "fan"\nstate = "a.b"', "'controls.fan.state' is for switches"),
         ('[controls.fan]\ncommand = "fan"\noff = "0"\nstate = "a"', "'controls.fan.state' is for switches"),
         ("[pace.x]\ndevices = [1]", "'pace.x.devices' is a list: expected a list of ids or patterns of them"),

@@ -3,7 +3,6 @@ expected, and the nearest name that exists."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
@@ -103,9 +102,6 @@ class _Reader:
             values.setdefault("data", self._folder(str(Gateway().data)))
         elif kind is Config:
             values.setdefault("gateway", self.struct({}, Gateway, "gateway"))
-            if values.get("controls") and "attach" in values and values["attach"].url:
-                hint = "Commands do not go through an attached broker: have Home Assistant connect to this gateway."
-                raise self._error("controls", "cannot be offered at the broker of attach.url", hint)
         elif kind is Mqtt:
             self._check_mqtt(kind(**values))
         elif kind is Http:
@@ -207,7 +203,7 @@ class _Reader:
         for name, control in found.items():
             for setting in ("on", "off"):
                 try:
-                    json.loads(getattr(control, setting) or "null")
+                    msgspec.json.decode(getattr(control, setting) or "null")
                 except ValueError:
                     raise self._error(f"{where}.{name}.{setting}", "is no JSON") from None
             if control.state and (not control.off or not all(control.state.rpartition("."))):

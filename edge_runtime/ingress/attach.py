@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import ssl
 import threading
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from edge_runtime.clock import Clock
 from edge_runtime.errors import ConfigError
 from edge_runtime.events import DEVICE, NAME
 from edge_runtime.ingress.admission import Admission, Settle, Verdict
+from edge_runtime.ingress.controls import Controls
 from edge_runtime.ingress.dialects import Dialects
 from edge_runtime.throttle import ThrottledLog
 
@@ -90,6 +92,7 @@ class Attachment:
         *,
         log: Callable[[str], None],
         security: Callable[[str], None],
+        controls: Controls | None = None,
     ) -> None:
         """Raises ConfigError for files that cannot be used."""
         self.counters = Counters()
@@ -97,6 +100,9 @@ class Attachment:
         self._admission = admission
         self._registry = registry
         self._dialects = dialects
+        self._controls = controls
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called in the event loop whenever there is a connection: the broker may have forgotten what it was told."""
         self._log = ThrottledLog(log, clock)
         self._security = ThrottledLog(security, clock)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -108,6 +114,12 @@ class Attachment:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="attach", daemon=True)
         self._filters = [*(DEVICES if broker.devices else ()), *(dialects.mapper.filters() if dialects else ())]
+        self._own_filters = [controls.filter, controls.fence] if controls is not None else []
+        """Those that name this gateway, and are not shared with others."""
+        self._fence = b""
+        """What the gateway has published on this connection, behind all that had waited for it at the broker."""
+        self._live = 0
+        """The connection on which it has come back: what comes now is of now."""
         self._client = self._made()
 
     def _made(self) -> Client:
@@ -154,6 +166,7 @@ class Attachment:
             with self._lock:
                 self._generation += 1
             self._again.clear()
+            self._fence = secrets.token_bytes(8)
             try:
                 self._connect()
             except (OSError, ValueError) as error:
@@ -195,13 +208,19 @@ class Attachment:
         group = f"$share/{self._broker.group}/" if self._broker.group else ""
         # What is retained there was said some time ago: it is not an event of now.
         options = SubscribeOptions(qos=1, noLocal=not group, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        if self._filters:
-            client.subscribe([(group + name, options) for name in self._filters])
+        own = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        if self._filters or self._own_filters:
+            shared = [(group + name, options) for name in self._filters]
+            client.subscribe([*shared, *((name, own) for name in self._own_filters)])
+        self._in_loop(self.on_connected)
 
-    def _on_subscribe(self, _client: Client, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
-        refused = [name for name, reason in zip(self._filters, reasons, strict=False) if reason.is_failure]
+    def _on_subscribe(self, client: Client, _data: object, _mid: int, reasons: list[Any], _properties: object) -> None:
+        filters = [*self._filters, *self._own_filters]
+        refused = [name for name, reason in zip(filters, reasons, strict=False) if reason.is_failure]
         if refused:
             self._say(f"the broker {self._where} does not let the gateway subscribe to {', '.join(refused)}")
+        if self._controls is not None:
+            client.publish(self._controls.fence, self._fence, 1)
 
     def _on_disconnect(self, _client: Client, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         self.counters.connected = 0
@@ -239,6 +258,8 @@ class Attachment:
             topic = ""
         if topic.startswith("/devices/") and self._broker.devices:
             self._from_device(topic, message, bytes(message.payload), settle)
+        elif self._controls is not None and self._controls.has(topic):
+            self._from_control(self._controls, topic, generation, bytes(message.payload), settle)
         elif self._dialects is None or not self._dialects.take(
             topic, bytes(message.payload), settle, certain=message.qos > 0
         ):
@@ -264,6 +285,21 @@ class Attachment:
             self._admission.submit_dead(device, "no event belongs on this topic", payload, topic, settle)
         else:
             self._admission.submit(device, kind[0] if kind else None, payload, topic, settle)
+
+    def _from_control(self, controls: Controls, topic: str, generation: int, payload: bytes, settle: Settle) -> None:
+        if topic == controls.fence:
+            if payload == self._fence:
+                self._live = generation
+        elif self._live != generation:
+            # It waited at the broker, nobody knows how long, or was done and comes again: a pump that starts by itself
+            # does more harm than a button that has to be pressed again.
+            self._log(f"a press of {topic[:256]!r} is left alone: it is from before the connection")
+        elif why := controls.take(topic, payload, settle):
+            self._security(f"a press of {topic[:256]!r} at the broker {self._where} does nothing: {why}")
+        else:
+            return
+        self.counters.ignored += topic != controls.fence
+        settle(Verdict.DUPLICATE)
 
     def _settled(self, generation: int, message: MQTTMessage, verdict: Verdict) -> None:
         with self._lock:

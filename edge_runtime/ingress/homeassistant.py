@@ -8,7 +8,7 @@ named in the configuration, and what Home Assistant then publishes is a command 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -58,14 +58,29 @@ class Control(msgspec.Struct, frozen=True):
     """`kind.field` by which the state of a switch is known."""
 
 
+def command_topic(device: str, control: Control) -> str:
+    """Where a control of a device is pressed at our own broker."""
+    return f"/devices/{device}/commands/{control.command}"
+
+
 class HomeAssistant:
     """Follows the journal and says what is new."""
 
     def __init__(
-        self, prefix: str, gateway: str, devices: Known, publish: Publish, controls: Sequence[Control] = ()
+        self,
+        prefix: str,
+        gateway: str,
+        devices: Known,
+        publish: Publish,
+        controls: Sequence[Control] = (),
+        pressed: Callable[[str, Control], str] = command_topic,
     ) -> None:
-        """`prefix` is Home Assistant's, usually `homeassistant`; `devices` are ours: others announce themselves."""
+        """`prefix` is Home Assistant's, usually `homeassistant`; `devices` are ours: others announce themselves.
+
+        `pressed` is the topic on which a device's control is pressed: by default the command's at our own broker.
+        """
         self._controls = controls
+        self._pressed = pressed
         self._prefix = prefix
         self._gateway = gateway
         self._devices = devices
@@ -80,6 +95,12 @@ class HomeAssistant:
                 self.offer(event.id, gone=bool(event.removed))
             elif type(event) is Event and not event.quiet and not event.late and event.device in self._devices:
                 self._tell(event)
+
+    def announce(self, devices: Iterable[str]) -> None:
+        """Begin anew, at a broker that may have forgotten everything: readings follow with their events."""
+        self._known.clear()
+        for device in devices:
+            self.offer(device)
 
     def offer(self, device: str, *, gone: bool = False) -> None:
         """Announce the controls of a device, or that there are none any more."""
@@ -100,7 +121,7 @@ class HomeAssistant:
         entity: dict[str, Any] = {
             "name": control.name,
             "unique_id": f"edge-{self._gateway}-{device}-control-{control.name}",
-            "command_topic": f"/devices/{device}/commands/{control.command}",
+            "command_topic": self._pressed(device, control),
             "qos": 1,
             **self._about(device),
         }

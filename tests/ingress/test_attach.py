@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from edge_runtime.events import Event
 from edge_runtime.ingress import attach
 from edge_runtime.ingress.admission import Admission
 from edge_runtime.ingress.attach import Attachment, Broker
+from edge_runtime.ingress.controls import Controls
 from edge_runtime.ingress.dialects import Dialects
+from edge_runtime.ingress.homeassistant import Control, HomeAssistant
 from edge_runtime.ingress.mappings import mapper
 from edge_runtime.ingress.stamps import Stamps
 from edge_runtime.journal.memory import MemoryJournal
@@ -60,6 +62,10 @@ class Mosquitto:
                     await writer.wait_closed()
                     return
 
+    def forget(self) -> None:
+        """What it has on disk."""
+        (self._settings.parent / "mosquitto.db").unlink(missing_ok=True)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -97,7 +103,7 @@ class Gateway:
         self.security: list[str] = []
         self.attachment: Attachment
 
-    async def start(self, client_id: str = "edge-test", **more: Any) -> None:
+    async def start(self, client_id: str = "edge-test", controls: Sequence[Control] = (), **more: Any) -> None:
         clock = SystemClock()
         registry = await Registry.open(self.journal, clock)
         if "d" not in registry:
@@ -105,9 +111,19 @@ class Gateway:
         admission = await Admission.open(self.journal, registry, clock, self.security.append)
         desk = Dialects(mapper(["tasmota"], {}), admission, Stamps(self.boot), self.log.append)
         broker = Broker("127.0.0.1", self.port, client_id, **more)
+        pressed = Controls("north", controls, registry, self.journal, clock)
         self.attachment = Attachment(
-            broker, admission, registry, desk, clock, log=self.log.append, security=self.security.append
+            broker,
+            admission,
+            registry,
+            desk,
+            clock,
+            log=self.log.append,
+            security=self.security.append,
+            controls=pressed if controls else None,
         )
+        assistant = HomeAssistant("ha", "north", registry, self.attachment.publish, controls, pressed.topic)
+        self.attachment.on_connected = lambda: assistant.announce(device.id for device in registry.list())
         self.attachment.start()
         await self.until(lambda: bool(self.attachment.counters.connected))
 
