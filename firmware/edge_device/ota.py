@@ -285,8 +285,14 @@ class Ota:
                 os.remove(self._other + "/" + name)
         _replace(manifest, self._other + "/.release")
         self._tell(FETCHING, release, "waits for its restart", number)
-        since = core.hal.uptime()
-        while (not self._kept() and core.hal.uptime() - since < _HOLD) or not self._agrees(self.may_restart):
+        self._timer.period = _WAITING
+        since = None
+        while True:
+            if self._agrees(self.may_restart):  # to have readings kept may mean a write to the flash: only then
+                now = core.hal.uptime()
+                since = now if since is None else since
+                if self._kept() or now - since > _HOLD:
+                    break
             yield True
         edge_boot.switch(1 - edge_boot.running, number, STARTS, int(health or 300))
         core.log("update: the new version is started")

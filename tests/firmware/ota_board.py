@@ -107,6 +107,7 @@ class Board:
         self.starts: list[int] = []
         self.failed: list[str] = []
         self.key = KEY
+        self.queue: Any = []
         self.prepare: Callable[[Any], None] = lambda ota: None
         """What the program does with its `device.updates()`."""
         for module in modules:
@@ -142,7 +143,7 @@ class Board:
             session=SimpleNamespace(acknowledge=lambda packet: None),
             config=SimpleNamespace(device=DEVICE, key=self.key, options={"packet": self.packet}),
             hal=SimpleNamespace(uptime=uptime),
-            queue=[],
+            queue=self.queue,
             every=every,
             log=lambda text: None,
             report=lambda where, error: self.failed.append(f"{where}: {error}"),

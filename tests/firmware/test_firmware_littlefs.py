@@ -1,4 +1,4 @@
-"""The spool on the file system that boards have, inside the real MicroPython."""
+"""The spool, and updates, on the file system that boards have, inside the real MicroPython."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ def folder(tmp_path: Path) -> Path:
     if not installed("unix"):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no unix MicroPython: requirements/micropython.txt")
     shutil.copytree(firmware_folder() / "edge_device", tmp_path / "lib" / "edge_device")
-    shutil.copyfile(Path(__file__).parent / "on_board" / "littlefs.py", tmp_path / "lib" / "littlefs.py")
+    shutil.copyfile(firmware_folder() / "loader" / "edge_boot.py", tmp_path / "lib" / "edge_boot.py")
+    for name in ("littlefs.py", "ota_littlefs.py"):
+        shutil.copyfile(Path(__file__).parent / "on_board" / name, tmp_path / "lib" / name)
     return tmp_path
 
 
 def test_the_power_may_go_at_any_operation_of_a_real_littlefs(folder: Path) -> None:
     output = run_script("unix", folder, "import littlefs\nlittlefs.cuts(0, 5)\n", heap="8m")
+    found = re.search(r"^cuts (\d+)$", output, re.MULTILINE)
+    assert found, output
+    assert int(found[1]) > 50
+
+
+def test_the_power_may_go_at_any_operation_of_an_update_on_a_real_littlefs(folder: Path) -> None:
+    output = run_script("unix", folder, "import ota_littlefs\nota_littlefs.cuts(0, 3)\n", heap="8m")
     found = re.search(r"^cuts (\d+)$", output, re.MULTILINE)
     assert found, output
     assert int(found[1]) > 50

@@ -413,6 +413,47 @@ def test_a_check_that_fails_does_not_agree(modules: tuple[Any, Any]) -> None:
     assert board.failed[0] == "update: 'pump'"
 
 
+def test_a_program_that_goes_on_for_long_wears_no_flash(modules: tuple[Any, Any]) -> None:
+    """Readings are put on the flash when the board may restart, not each time that it is asked."""
+    board = Board(modules, fresh(OLD))
+    settled: list[bool] = []
+
+    def settle() -> bool:
+        settled.append(True)
+        return len(settled) > 2
+
+    board.queue = SimpleNamespace(settle=settle)
+    asked: list[bool] = []
+
+    def busy() -> bool:
+        asked.append(True)
+        return len(asked) > 500
+
+    board.prepare = lambda ota: setattr(ota, "may_restart", busy)
+    board.start()
+    assert board.run(Gateway(NEW))
+    assert len(settled) == 3
+    assert 500 < len(asked) < 510
+
+
+def test_readings_in_ram_are_waited_for_once_the_program_may_stop(modules: tuple[Any, Any]) -> None:
+    board = Board(modules, fresh(OLD))
+    board.queue = ["a reading"]
+    times: list[int] = []
+
+    def prepare(ota: Any) -> None:
+        def busy() -> bool:
+            times.append(ota._core.hal.uptime())
+            return times[-1] - times[0] > 100_000
+
+        ota.may_restart = busy
+
+    board.prepare = prepare
+    board.start()
+    assert board.run(Gateway(NEW))
+    assert 160_000 < times[-1] - times[0] < 170_000, "a minute more"
+
+
 def test_packets_may_be_larger_than_pieces(modules: tuple[Any, Any]) -> None:
     board = Board(modules, fresh(OLD), packet=200_000)
     large = Version("2.0", {"main.py": b"#" * 40_000})
