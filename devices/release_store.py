@@ -71,7 +71,7 @@ class ReleaseStore:
         self._folder = folder
         self._releases: dict[str, Release] | None = None
         """Never changed: another one takes its place."""
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
         self._reading = threading.Lock()
         self._at_hand: OrderedDict[str, bytes] = OrderedDict()
 
@@ -79,8 +79,9 @@ class ReleaseStore:
 
     def own_public(self) -> bytes:
         """The gateway's own public key (DER), made the first time it is asked for."""
-        self._made("files", "releases", "trusted")
-        key = release_keys.own_key(self._folder / "key.pem")
+        with self._changing:  # two that are made at once would be two keys
+            self._made("files", "releases", "trusted")
+            key = release_keys.own_key(self._folder / "key.pem")
         return release_keys.sign(key, b"")[1]
 
     def trusted(self) -> dict[str, bytes]:

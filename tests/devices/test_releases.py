@@ -160,6 +160,8 @@ def test_what_is_missing_or_another_is_not_taken_in(tmp_path: Path) -> None:
 def test_threads_that_take_in_and_remove(tmp_path: Path) -> None:
     """What releases have in common stays as long as one of them does, and a version is made once."""
     store = ReleaseStore(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: store.own_public(), range(4)))) == 1
     store.take_in(package("1.0"), 1)
     shared = releases.digest_of(FILES["lib/fan.py"])
 
