@@ -378,13 +378,24 @@ class Commands(resource.Resource):  # type: ignore[misc]
         found, size = self._bodies.get(device), 1 << min(exponent, SIZE_EXPONENT) + 4
         if found is None or (number and number * size >= len(found.payload)):
             return aiocoap.Message(code=aiocoap.REQUEST_ENTITY_INCOMPLETE)  # given up; the command comes again
-        body, end = found.payload, (number + 1) * size
-        if end >= len(body):
+        if (number + 1) * size >= len(found.payload):
             found.finish()
-        answer = _content(body[end - size : end])
-        answer.opt.etag = hashlib.sha256(body).digest()[:8]
-        answer.opt.block2 = (number, end < len(body), min(exponent, SIZE_EXPONENT))
-        return answer
+        return _piece(found.payload, number, exponent)
+
+
+def _piece(body: bytes, number: int, exponent: int) -> Any:
+    """A block of an answer; by its tag the blocks of one answer are known (RFC 7959, section 2.4)."""
+    exponent = min(exponent, SIZE_EXPONENT)
+    size = 1 << exponent + 4
+    end = (number + 1) * size
+    answer = _content(body[end - size : end])
+    answer.opt.etag = _tag(body)
+    answer.opt.block2 = (number, end < len(body), exponent)
+    return answer
+
+
+def _tag(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:8]
 
 
 def _content(payload: bytes) -> Any:
@@ -397,6 +408,7 @@ class Updates(resource.Resource):  # type: ignore[misc]
     def __init__(self, site: CoapSite) -> None:
         super().__init__()
         self._door = site.door
+        self._block1 = Bodies(site.door.limits.max_body)
 
     async def render_get(self, request: Any) -> Any:
         """What it is offered."""
@@ -414,11 +426,14 @@ class Updates(resource.Resource):  # type: ignore[misc]
 
 
 class Configs(resource.ObservableResource):  # type: ignore[misc]
-    """A device's configuration."""
+    """A device's configuration. One too large for a datagram comes as its first block, in a notification too; the rest
+    is there for plain GETs (RFC 7959, section 3.4), and is cut from what is configured then: nothing is kept.
+    """
 
     def __init__(self, site: CoapSite) -> None:
         super().__init__()
         self._limit = site.door.limits.max_observers
+        self._whole = site.door.limits.max_datagram - 128
         self._twin = site.door.admission.twin
         self._by_device: dict[str, Any] = {}
         self._twin.watch(self.changed)
@@ -432,10 +447,18 @@ class Configs(resource.ObservableResource):  # type: ignore[misc]
                 del self._by_device[device]
 
         serverobservation.accept(gone)
-        if device in self._by_device or len(self._by_device) < self._limit:
+        older = self._by_device.get(device)
+        if older is not None or len(self._by_device) < self._limit:
             self._by_device[device] = serverobservation
+            if older is not None:
+                # One for each device: nobody would ever end the others.
+                older.trigger(aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE, max_age=1), is_last=True)
         else:
             serverobservation.deregister("too many observations")
+
+    def observed(self) -> frozenset[str]:
+        """The devices that observe."""
+        return frozenset(self._by_device)
 
     def changed(self, device: str) -> None:
         """Tell the device, if it observes."""
@@ -449,6 +472,18 @@ class Configs(resource.ObservableResource):  # type: ignore[misc]
         if observation is not None:
             observation.trigger(aiocoap.Message(code=aiocoap.UNAUTHORIZED), is_last=True)
 
+    async def needs_blockwise_assembly(self, request: Any) -> bool:
+        """As aiocoap asks: no, blocks are cut here."""
+        return False
+
+    async def render_to_pipe(self, pipe: Any) -> None:
+        """As aiocoap does it; but a request for a later block observes nothing (RFC 7959, section 3.4)."""
+        block = pipe.request.opt.block2
+        if block is not None and block.block_number:
+            pipe.add_response(await self.render(pipe.request), is_last=True)
+        else:
+            await super().render_to_pipe(pipe)
+
     async def render_get(self, request: Any) -> Any:
         """The configuration as it stands."""
         try:
@@ -459,8 +494,15 @@ class Configs(resource.ObservableResource):  # type: ignore[misc]
             raise error.NotFound
         version, content = found
         payload = encode_config(version, content.value())
-        answer = _content(payload)
-        answer.opt.etag = hashlib.sha256(payload).digest()[:8]
-        if answer.opt.etag in (request.opt.etags or ()):
-            answer.code, answer.payload = aiocoap.VALID, b""
+        block = request.opt.block2
+        number, exponent = (0, SIZE_EXPONENT) if block is None else (block[0], min(block[2], SIZE_EXPONENT))
+        if _tag(payload) in (request.opt.etags or ()):
+            answer = aiocoap.Message(code=aiocoap.VALID)
+        elif number and number << exponent + 4 >= len(payload):
+            raise error.BadOption  # there is no such block (section 2.3)
+        elif number or len(payload) > (self._whole if block is None else 1 << exponent + 4):
+            return _piece(payload, number, exponent)
+        else:
+            answer = _content(payload)
+        answer.opt.etag = _tag(payload)
         return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -178,6 +179,48 @@ async def test_a_configuration_comes_in_blocks_and_its_changes_by_themselves(hou
     assert (await house.door.admission.twin.index("d")).acknowledged == 3
 
 
+async def test_a_large_configuration_is_observed_in_blocks(
+    house: CoapHouse, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    send = house.door.send
+
+    def measured(data: bytes, address: Any) -> None:
+        sizes.append(len(data))
+        send(data, address)
+
+    monkeypatch.setattr(house.door, "send", measured)
+    uri = f"{house.uri}/devices/d/config?k={house.key}"
+    await configure(house, "a" * 5000)
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    async with asyncio.timeout(PATIENCE):
+        assert cbor2.loads((await request.response).payload) == {0: 1, 1: "a" * 5000}
+        notifications = request.observation.__aiter__()
+        for version, size in ((2, 5000), (3, 1), (4, 8000)):
+            await configure(house, "b" * size)
+            assert cbor2.loads((await anext(notifications)).payload) == {0: version, 1: "b" * size}
+    assert max(sizes) <= house.door.limits.max_datagram
+    request.observation.cancel()
+    for exponent in (6, 4, 0):
+        answer = await ask(client, aiocoap.GET, uri, block2=(0, False, exponent))
+        assert cbor2.loads(answer.payload) == {0: 4, 1: "b" * 8000}
+    assert (await ask(client, aiocoap.GET, uri, block2=(500, False, 6))).code == aiocoap.BAD_OPTION
+
+
+async def test_the_newest_observation_of_a_configuration_ends_the_older(house: CoapHouse, client: Any) -> None:
+    uri = f"{house.uri}/devices/d/config?k={house.key}"
+    await configure(house, 1)
+    older = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    await older.response
+    newer = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    await newer.response
+    async with asyncio.timeout(PATIENCE):
+        assert (await anext(older.observation.__aiter__())).code == aiocoap.SERVICE_UNAVAILABLE
+        await configure(house, 2)
+        assert cbor2.loads((await anext(newer.observation.__aiter__())).payload) == {0: 2, 1: 2}
+    newer.observation.cancel()
+
+
 async def test_a_state_is_kept(house: CoapHouse, client: Any) -> None:
     uri = f"{house.uri}/devices/d/state?k={house.key}"
     assert (
@@ -325,3 +368,17 @@ async def test_libcoap_observes(house: CoapHouse) -> None:
 async def test_libcoap_is_told_that_its_key_is_wrong(house: CoapHouse) -> None:
     house.key = "wrong"
     assert "4.01" in await coap_client(house, "devices/d/events/climate", "-m", "post", "-e", "x")
+
+
+@libcoap
+async def test_libcoap_observes_a_configuration_larger_than_a_datagram(house: CoapHouse) -> None:
+    await configure(house, "a" * 3000)
+    asking = asyncio.create_task(coap_client(house, "devices/d/config", "-m", "get", "-s", "2", "-v", "7"))
+    await until(lambda: house.site is not None and house.site.config.observed() == {"d"})
+    await configure(house, "b" * 3000)
+    said = await asking
+    answers = [line for line in said.splitlines() if " c:2.05 " in line]
+    first = [line for line in answers if "Observe:" in line]
+    assert ["Block2:0/M/1024" in line for line in first] == [True, True]
+    assert max(int(size) for size in re.findall(r"received ([0-9]+) bytes", said)) <= house.door.limits.max_datagram
+    assert sum("Block2:2/_/1024" in line for line in answers) >= 2, "the rest was fetched, of both"
