@@ -55,6 +55,8 @@ class Taken(msgspec.Struct, frozen=True):
     waiting: Unavailable | None = None
     """Why there are fewer results than events, if something is out of reach for now: the runner pauses and tries again.
     Without it, the rest stands behind a failure among the results, and is taken again once that has been dealt with."""
+    commit: bool = False
+    """A checkpointed flow holds so much that is not stored that it is to be committed with these, effects or not."""
 
 
 class Flow(Protocol):

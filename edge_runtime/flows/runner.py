@@ -291,7 +291,7 @@ class Runner:
         taken = await self.flow.take([item.event for item in items], turn)
         settled, effects, failed = self._sort(lane, items, taken, quiet)
         if settled or failed:
-            await self._settle(lane, settled, turn, effects, failed)
+            await self._settle(lane, settled, turn, effects, failed, now=taken.commit)
         self.stats.waiting = "" if taken.waiting is None else str(taken.waiting)
         self.stats.took(len(settled), effects, self._clock.monotonic() - started)
         self._room.set()
@@ -343,20 +343,37 @@ class Runner:
         return msgspec.structs.replace(result.letter, attempts=attempts, at=item.at)
 
     async def _settle(
-        self, lane: Lane, settled: Sequence[Item], turn: Turn, effects: Sequence[Record], failed: Mapping[str, bool]
+        self,
+        lane: Lane,
+        settled: Sequence[Item],
+        turn: Turn,
+        effects: Sequence[Record],
+        failed: Mapping[str, bool],
+        *,
+        now: bool,
     ) -> None:
-        """Commit, and only then believe it; in one piece, even if the lane is cancelled meanwhile."""
-        task = asyncio.create_task(self._settle_now(lane, settled, turn, effects, failed))
+        """Commit, and only then believe it; in one piece, even if the lane is cancelled meanwhile.
+
+        Without effects the commit is put off, unless it is to be `now`.
+        """
+        task = asyncio.create_task(self._settle_now(lane, settled, turn, effects, failed, now=now))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         await asyncio.shield(task)
 
     async def _settle_now(
-        self, lane: Lane, settled: Sequence[Item], turn: Turn, effects: Sequence[Record], failed: Mapping[str, bool]
+        self,
+        lane: Lane,
+        settled: Sequence[Item],
+        turn: Turn,
+        effects: Sequence[Record],
+        failed: Mapping[str, bool],
+        *,
+        now: bool,
     ) -> None:
         offsets = frozenset(item.offset for item in settled)
         async with self._committing:
-            if effects:
+            if effects or now:
                 where = self._position(lane, offsets, failed.keys())
                 if not await self._commit(where, effects, [item.event for item in settled]):
                     raise AssertionError(f"{self.flow.name} has taken events that are not to be committed")

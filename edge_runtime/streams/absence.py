@@ -27,6 +27,11 @@ class Absence:
         """Deadlines, each of a key; some are too early, and are put right when they come."""
         self._now = 0
 
+    @property
+    def owed(self) -> int:
+        """As `Machine.owed`."""
+        return self._keys.owed
+
     def needs(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
         """As `Machine.needs`."""
         return self._keys.missing()

@@ -33,7 +33,7 @@ _NONE: dict[int, Any] = {}
 class Cell:
     """The windows of a key, by start."""
 
-    __slots__ = ("changed", "key", "last", "slices", "windows")
+    __slots__ = ("changed", "key", "last", "size", "slices", "windows")
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -42,6 +42,8 @@ class Cell:
         self.last: Any = None
         """The window, session or slice that the next event most likely belongs to."""
         self.changed = False
+        self.size = 0
+        """Bytes that it takes where it is stored."""
 
 
 class Time(Protocol):

@@ -12,6 +12,8 @@ from edge_runtime.streams.paths import reader
 from edge_runtime.streamspec import Aggregate
 
 WORD = 2**63
+SMALL = {"count", "sum", "mean", "min", "max", "variance", "rate", "delta", "time_mean", "distinct", "quantile"}
+"""Aggregates that hold no values of the events but numbers."""
 
 States = list[Any]
 Add = Callable[[Any, Any, Event, int], None]
@@ -25,6 +27,8 @@ class Compute:
         if not compute:
             raise ConfigError("A window computes nothing", hint="Such as count, or mean of a field.")
         self.names = list(compute)
+        self.holds = any(spec.op not in SMALL for spec in compute.values())
+        """Whether states and panes may be as large as events are."""
         self._parts: list[Aggregator[Any]] = [make(spec) for spec in compute.values()]
         self._zeros = [part.zero for part in self._parts]
         groups: dict[tuple[str, str], list[tuple[int, Add]]] = {}

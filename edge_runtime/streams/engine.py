@@ -19,11 +19,12 @@ import msgspec
 
 from edge_runtime.errors import ConfigError, StorageError
 from edge_runtime.events import TICK, Event
+from edge_runtime.size import rough
 from edge_runtime.streams.cells import Cell, Shaped
 from edge_runtime.streams.compute import Compute
 from edge_runtime.streams.due import Due
 from edge_runtime.streams.grid import Grid, Sliced
-from edge_runtime.streams.machine import MOST, Late, Machine, Note, Result
+from edge_runtime.streams.machine import FRESH, MANY, MOST, Late, Machine, Note, Result, weight
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.sessions import Sessions
 from edge_runtime.streams.triggers import Triggers
@@ -35,6 +36,8 @@ VERSION = 1
 """Of what is dumped."""
 OVERLAP = MOST
 """Sliding windows of an event that may all have to speak because of it."""
+COMMON = 100
+"""Bytes by which an event of numbers lets the state grow, about."""
 AHEAD = 4 * MOST
 """Keys that have something due soon and are asked for together."""
 
@@ -68,8 +71,15 @@ class Windows:
         self._triggers = Triggers(spec.trigger, spec.accumulation, self._compute)
         self._timers = self._triggers.timers
         self._results = self._triggers.results
+        self._holds = self._compute.holds
+        self.owed = 0
+        """See `Machine`."""
         lateness = spec.lateness if self._by_event else 0
         self._shaped = _shaped(spec, self._compute, self._triggers, lateness)
+        self._copies = 1
+        """Of an event's values, where each window holds its own."""
+        if isinstance(spec.shape, Sliding) and type(self._shaped) is Grid:
+            self._copies = -(-spec.shape.size // spec.shape.every)
         self._due = Due(_DUE, _width(spec, lateness))
         self._marks: Watermarks | Clock = Clock()
         if self._by_event:
@@ -117,6 +127,7 @@ class Windows:
         see, add, feed, cells, key_of = marks.see, self._shaped.add, self._compute.feed, self._cells, self._key_of
         by_event, by_device, gap = self._by_event, self._by_device, self._shaped.gap
         self._looked = 0
+        holds, limit, size, weighed = self._holds, self.owed + MANY, 0, 0
         index, common, check = -1, "", BEGINNING if self._behind else marks.check
         for index, event in enumerate(events):
             now = times[index]
@@ -147,6 +158,8 @@ class Windows:
                         if not cell.changed:
                             cell.changed = True
                             self._changed.append(cell)
+                            self.owed += cell.size
+                            slow = slow or self.owed >= limit
                         window = cell.last
                         if window is not None and window.plain and window.start <= time < window.end:
                             feed(window.states, event, time)
@@ -160,12 +173,19 @@ class Windows:
                         self._register(now)
                 if verdict != COUNTS and verdict != LOOKED:
                     self._advance(now, index)
-            if slow or results:
+            if slow or results or holds:
+                if holds:
+                    self.owed += rough(event) * self._copies
+                    if len(results) > weighed:
+                        size += weight(results[weighed:])
+                        weighed = len(results)
                 check = BEGINNING if self._behind else marks.check
-                if len(results) >= MOST or self._looked > self._enough:
+                much = len(results) >= MOST or size >= MANY or self.owed >= limit
+                if much or self._looked > self._enough:
                     break
         if index >= 0:
             self._now = times[index]
+            self.owed += COMMON * (index + 1)
         taken = list(results)
         results.clear()
         self._absent.clear()
@@ -185,6 +205,7 @@ class Windows:
     def _begun(self, cell: Cell) -> None:
         self._cells[cell.key] = cell
         self._keys += 1
+        self.owed += FRESH
         self._gone.discard(cell.key)
         self._change(cell)
 
@@ -210,7 +231,9 @@ class Windows:
                 deadline, key = timers.pop()
                 cell = self._looked_at(key)
                 if cell is not None:
+                    before = len(self._results)
                     self._shaped.expired(cell, deadline, index)
+                    self._over += self._heavy(before)
             else:
                 self._advance(step, index)
         timers.settle(now)
@@ -226,7 +249,7 @@ class Windows:
                 continue
             before = len(self._results)
             shaped.due(cell, deadline, index)
-            self._over += max(0, len(self._results) - before - 1)
+            self._over += max(0, len(self._results) - before - 1) + self._heavy(before)
             if not cell.windows:
                 del self._cells[key]
                 self._keys -= 1
@@ -239,6 +262,10 @@ class Windows:
         due.settle(watermark)
         self.before = NEVER if self._behind else due.earliest
         self._marks.want(due.earliest, now)
+
+    def _heavy(self, before: int) -> int:
+        """For how many more the results from there on count, where they may be large."""
+        return weight(self._results[before:]) * MOST // MANY if self._holds else 0
 
     def _looked_at(self, key: str) -> Cell | None:
         self._over += 1
@@ -259,6 +286,7 @@ class Windows:
         if not cell.changed:
             cell.changed = True
             self._changed.append(cell)
+            self.owed += cell.size
 
     # --- State ------------------------------------------------------------------------------------------------------
 
@@ -298,7 +326,8 @@ class Windows:
                 if dumped is None:
                     self._absent.add(key)
                 elif key not in self._cells:
-                    self._cells[key] = self._shaped.load(key, _decode(dumped))
+                    cell = self._cells[key] = self._shaped.load(key, _decode(dumped))
+                    cell.size = len(dumped)
             else:
                 index = self._due if name.startswith(_DUE) else self._timers
                 index.load(name, _required(name, dumped))
@@ -341,9 +370,11 @@ class Windows:
         for cell in self._changed:
             cell.changed = False
             if self._cells.get(cell.key) is cell:
-                state[_KEY + cell.key] = _encode(self._shaped.dump(cell))
+                dumped = state[_KEY + cell.key] = _encode(self._shaped.dump(cell))
+                cell.size = len(dumped)
                 self._recent.add(cell.key)
         self._changed.clear()
+        self.owed = 0
         for number, devices in self._marks.dump():
             state[f"{_MARKS}{number}"] = _encode(devices)
         for index in (self._due, self._timers):

@@ -26,8 +26,9 @@ from edge_runtime.flows.ports import Unavailable
 from edge_runtime.flows.states import NoStates, States
 from edge_runtime.flows.timers import Timers
 from edge_runtime.journal.records import DeadLetter, Entry, Record, StateChange, Timer
+from edge_runtime.size import rough
 from edge_runtime.streams.client import StreamWorker, WorkerSession
-from edge_runtime.streams.machine import Late, Note, Pane, Result
+from edge_runtime.streams.machine import LARGEST, MOST_OF_ONE, Excess, Late, Note, Pane, Result
 from edge_runtime.streams.messages import Taken as Computed
 from edge_runtime.streams.running import STEP
 from edge_runtime.streamspec import Enrich, Stream
@@ -43,6 +44,13 @@ CAREFUL = 300
 """Events that are taken one by one after a failure: a batch, and some."""
 FATAL = 2
 """Failures on an event alone after which it is a dead letter."""
+
+MAX_COMMIT = 32 << 20
+"""Bytes of a commit, about: the journal takes 64 MiB, of all who write together. The computation stops long before; if
+it comes to more nevertheless, events are taken one by one, and one that alone makes so much of it is a dead letter."""
+PIECE = 8 << 20
+"""Bytes of state that are handed to the worker at a time, and names that are looked up for it."""
+NAMES = 64
 
 _AT = "$at"
 _TICK = "$tick"
@@ -95,6 +103,8 @@ class StreamFlow:
         """Batches that are to be of one event, since the computation has failed: then it is known on which."""
         self._fatal: Counter[str] = Counter()
         """Events on which alone the computation has failed, and how often."""
+        self._large: set[str] = set()
+        """Those of them of which there came too much."""
         self._say = ThrottledLog(logging.getLogger(f"edge.app.{name}").warning, clock)
 
     def wants(self, event: Event) -> bool:
@@ -128,10 +138,16 @@ class StreamFlow:
         """One event alone; one on which the computation fails again and again is left out."""
         event = events[0]
         if self._fatal[event.id] >= FATAL:
-            detail = "the computation has failed on it, each time; the gateway's log has the error"
-            return self._live.passed(event, Done([self._dead(event, "crash", detail)]))
+            reason, detail = "crash", "the computation has failed on it, each time; the gateway's log has the error"
+            if event.id in self._large:
+                reason, detail = (
+                    "size",
+                    f"with it, what is kept would change by more than {MAX_COMMIT >> 20} MiB at once",
+                )
+            return self._live.passed(event, Done([self._dead(event, reason, detail)]))
         try:
-            taken = await self._live.take([event], turn)
+            # Stored at once: should that fail, it is known why.
+            taken = msgspec.structs.replace(await self._live.take([event], turn), commit=True)
         except StateLost as lost:
             # A worker that has died, or cannot begin, says nothing about this event.
             self._fatal[event.id] += bool(str(lost))
@@ -140,6 +156,7 @@ class StreamFlow:
         self._careful -= 1
         if not self._careful:
             self._fatal.clear()
+            self._large.clear()
         return taken
 
     def settled(self, events: Sequence[Event], turn: Turn) -> None:
@@ -149,7 +166,16 @@ class StreamFlow:
 
     async def checkpoint(self, settling: Sequence[Event], at: int) -> list[StateChange] | None:
         """As `Checkpointed.checkpoint`."""
-        return await self._live.checkpoint(len(settling), at)
+        kept = await self._live.checkpoint(len(settling), at)
+        if kept is not None and (size := sum(map(_size, kept)) + self._live.waiting) > MAX_COMMIT:
+            if self._careful and len(settling) == 1:
+                self._fatal[settling[0].id] += 1
+                self._large.add(settling[0].id)
+            self._careful = CAREFUL
+            text = f"{size >> 20} MiB in one commit are too many: its events are taken one by one"
+            self._say(f"{self.name}: {text}")
+            raise StateLost(text)
+        return kept
 
     def checkpointed(self) -> None:
         """As `Checkpointed.checkpointed`."""
@@ -205,6 +231,10 @@ class StreamFlow:
                     if by <= 0:
                         detail = "nothing takes it: the clock of its device is wrong, or it has not got the key"
                     found.append(self._dead(event, "late", detail))
+                case Excess(lost=lost):
+                    most = f"{MOST_OF_ONE} results or {LARGEST >> 20} MiB"
+                    detail = f"more than {most} followed from it at once: the other {lost} are lost"
+                    found.append(self._dead(event, "size", detail))
                 case Note(device=device, text=text) if not turn.dry:
                     self._say(f"{self.name}: device '{device}': {text}")
         return found
@@ -264,6 +294,8 @@ class _Session:
         self._ahead: list[tuple[str, Done]] = []
         """Events that were taken and are not settled, with their results: they are not taken a second time."""
         self._taking = False
+        self._full = False
+        """What was taken is to be committed, effects or not."""
         self._unsaved: dict[str, bytes | None] = {}
         self._due: int | None = None
         """The processing time of the tick that is on its way."""
@@ -276,7 +308,7 @@ class _Session:
         if known:
             if [identity for identity, _ in known] != [event.id for event in events[: len(known)]]:
                 raise StateLost  # What it has taken is not what comes: whoever settles it has gone.
-            return Taken([done for _, done in known])
+            return Taken([done for _, done in known], commit=self._full)
         self._taking = True
         try:
             if self._session is None:
@@ -301,10 +333,16 @@ class _Session:
         if results:
             self._set_tick(events[len(results) - 1], taken, results, turn)
         if not turn.dry:
+            self._full = taken.full
             self._ahead = [
                 (event.id, done) for event, done in zip(events, results, strict=False) if isinstance(done, Done)
             ]
-        return Taken(results)
+        return Taken(results, commit=taken.full and not turn.dry)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the results that are not settled, about."""
+        return sum(rough(effect) for _, done in self._ahead for effect in done.effects)
 
     def _set_tick(self, event: Event, taken: Computed, results: list[Done | Failed], turn: Turn) -> None:
         """Have a tick come when it is needed, and within a minute as long as one is."""
@@ -362,6 +400,17 @@ class _Session:
         return None if stored is None or not self._flow.ticks() else int(stored)
 
     async def _fetch(self, names: Sequence[str]) -> dict[str, bytes | None]:
+        """What is stored under these names; at least of one of them, if all is much."""
+        found: dict[str, bytes | None] = {}
+        size = 0
+        for at in range(0, len(names), NAMES):
+            if size >= PIECE:
+                break
+            found |= (part := await self._fetch_all(names[at : at + NAMES]))
+            size += sum(len(value) for value in part.values() if value)
+        return found
+
+    async def _fetch_all(self, names: Sequence[str]) -> dict[str, bytes | None]:
         wanted: dict[str, list[str]] = {}
         for name in names:
             wanted.setdefault(_bucket(name), []).append(self._flow.entry(name))
@@ -378,7 +427,7 @@ class _Session:
 def _counted(result: Result) -> str:
     if isinstance(result, Pane):
         return "late_pane" if result.timing == "late" else result.timing
-    return "late" if isinstance(result, Late) else "note"
+    return "late" if isinstance(result, Late) else "excess" if isinstance(result, Excess) else "note"
 
 
 def _bucket(name: str) -> str:
@@ -392,6 +441,11 @@ def _as_text(name: str, value: bytes) -> str:
 
 def _as_bytes(name: str, text: str) -> bytes:
     return text.encode() if name == _TICK else base64.b64decode(text[1:-1])
+
+
+def _size(change: StateChange) -> int:
+    kept = (*change.entries.items(), *change.before.items())
+    return sum(len(name) + (len(entry[0]) if entry else 1) for name, entry in kept)
 
 
 def _is_tick(event: Event) -> bool:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from edge_runtime.events import TICK, Event
-from edge_runtime.streams.machine import MOST, Late, Note, Pane, Result
-from edge_runtime.streams.roles import Cells, Held, Roles, held, place
+from edge_runtime.streams.machine import MANY, MOST, Late, Note, Pane, Result, weight
+from edge_runtime.streams.roles import MAX_HELD, Cells, Held, Roles, held, place, size
 from edge_runtime.streamspec import Join, Latest, Source
 
 NEVER = -(2**62)
@@ -27,6 +27,8 @@ class Sides(msgspec.Struct, array_like=True):
     newest: int = NEVER
     full: bool = False
     """Something had to be left out, and that was said."""
+    bytes: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    """Of the events that are held, left and right."""
 
 
 class Joining:
@@ -36,6 +38,11 @@ class Joining:
         self._spec = spec
         self._roles = Roles(sources)
         self._cells = Cells(spec.by, Sides)
+
+    @property
+    def owed(self) -> int:
+        """As `Machine.owed`."""
+        return self._cells.owed
 
     def needs(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
         """As `Machine.needs`."""
@@ -48,15 +55,18 @@ class Joining:
     def take(self, events: Sequence[Event], times: Sequence[int]) -> tuple[int, list[Result]]:
         """As `Machine.take`."""
         results: list[Result] = []
+        made, limit = 0, self._cells.owed + MANY
         for index, (event, now) in enumerate(zip(events, times, strict=True)):
             if event.kind.startswith(TICK):
                 continue
+            before = len(results)
             key = self._cells.key_of(event)
             if key is not None:
-                self._event(index, event, key, self._cells.at(key, now), results)
+                self._event(index, event, key, self._cells.at(key, now, event), results)
             elif self._roles.of(event):
                 results.append(Late(index, 0))
-            if len(results) >= MOST:
+            made += weight(results[before:])
+            if len(results) >= MOST or made >= MANY or self._cells.owed >= limit:
                 return index + 1, results
         return len(events), results
 
@@ -75,23 +85,28 @@ class Joining:
                     values = {"left": left[2], "right": right[2]}
                     results.append(Pane(index, key, min(left[0], right[0]), max(left[0], right[0]), values))
             insort(own, item, key=place)
+            cell.bytes[role] += size(item)
         cell.newest = max(cell.newest, event.time)
-        for side in (cell.left, cell.right):
-            self._shorten(index, event, key, cell, side, results)
+        for role in (0, 1):
+            self._shorten(index, event, key, cell, role, results)
 
-    def _shorten(
-        self, index: int, event: Event, key: str, cell: Sides, side: list[Held], results: list[Result]
-    ) -> None:
+    def _shorten(self, index: int, event: Event, key: str, cell: Sides, role: int, results: list[Result]) -> None:
+        side = cell.right if role else cell.left
         reach = cell.newest - self._spec.lateness - self._spec.within
         gone = next((n for n, item in enumerate(side) if item[0] >= reach), len(side))
-        over = len(side) - gone - self._spec.most
-        if over > 0:
-            gone += over
-            if not cell.full:
-                text = f"more than {self._spec.most} events of '{key}' are within reach: the oldest are left out"
-                results.append(Note(index, event.device, "overflow", text))
-        cell.full = cell.full or over > 0
-        del side[:gone]
+        cell.bytes[role] -= sum(map(size, side[:gone]))
+        over = gone
+        while len(side) - over > self._spec.most or (cell.bytes[role] > MAX_HELD and over < len(side)):
+            cell.bytes[role] -= size(side[over])
+            over += 1
+        if over > gone and not cell.full:
+            cell.full = True
+            text = (
+                f"more than {self._spec.most} events of '{key}', or {MAX_HELD >> 20} MiB, are within reach: "
+                "the oldest are left out"
+            )
+            results.append(Note(index, event.device, "overflow", text))
+        del side[:over]
 
     def dump(self) -> dict[str, bytes | None]:
         """As `Machine.dump`."""
@@ -120,6 +135,11 @@ class WithLatest:
         self._roles = Roles(sources)
         self._cells = Cells(spec.by, Newest)
 
+    @property
+    def owed(self) -> int:
+        """As `Machine.owed`."""
+        return self._cells.owed
+
     def needs(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
         """As `Machine.needs`."""
         return self._cells.needs(events)
@@ -131,14 +151,16 @@ class WithLatest:
     def take(self, events: Sequence[Event], times: Sequence[int]) -> tuple[int, list[Result]]:
         """As `Machine.take`."""
         results: list[Result] = []
+        made, limit = 0, self._cells.owed + MANY
         for index, (event, now) in enumerate(zip(events, times, strict=True)):
             if event.kind.startswith(TICK):
                 continue
+            before = len(results)
             key = self._cells.key_of(event)
             if key is None:
                 results.append(Late(index, 0))
                 continue
-            cell = self._cells.at(key, now)
+            cell = self._cells.at(key, now, event)
             for role in self._roles.of(event):
                 if role == 1:
                     item = held(event)
@@ -148,7 +170,8 @@ class WithLatest:
                     values = {"left": event.data, "right": cell.item[2]}
                     start, end = sorted((event.time, cell.item[0]))
                     results.append(Pane(index, key, start, end, values))
-            if len(results) >= MOST:
+            made += weight(results[before:])
+            if len(results) >= MOST or made >= MANY or self._cells.owed >= limit:
                 return index + 1, results
         return len(events), results
 

@@ -16,7 +16,15 @@ import msgspec
 from edge_runtime.events import Event
 
 MOST = 256
-"""Results after which `Machine.take` stops."""
+MANY = 4 << 20
+"""Results, or bytes of results or of state that has changed, after which `Machine.take` stops: all of it is one append.
+"""
+MOST_OF_ONE = 480
+LARGEST = 8 << 20
+"""Results, and bytes of them, that may follow from one event: with those before it, the state and the progress they are
+one append still, of 1,000 records."""
+FRESH = 200
+"""About how many bytes a key takes that is new, without what its events bring."""
 
 
 class Pane(msgspec.Struct, frozen=True, array_like=True, tag="pane"):
@@ -57,11 +65,31 @@ class Note(msgspec.Struct, frozen=True, array_like=True, tag="note"):
     text: str
 
 
-Result = Pane | Late | Note
+class Excess(msgspec.Struct, frozen=True, array_like=True, tag="excess"):
+    """From one event followed more than `MOST_OF_ONE` results or `LARGEST` bytes: these are lost."""
+
+    index: int
+    lost: int
+    """How many."""
+
+
+Result = Pane | Late | Note | Excess
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def weight(results: Sequence[Result]) -> int:
+    """Bytes of results."""
+    return len(_encode(results))
 
 
 class Machine(Protocol):
     """A stateful computation. State is bytes by name: what it holds of a partition key, and what it needs itself."""
+
+    @property
+    def owed(self) -> int:
+        """About how many bytes of state have changed since the last dump."""
+        ...
 
     def needs(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
         """The names of state that `take` will need and that is not in memory; to be handed to `load` before."""
@@ -75,9 +103,9 @@ class Machine(Protocol):
         """Deal with events in order; `times` are their processing times, microseconds. Results in order of index.
 
         Answers also how many events it has taken: it stops behind the one with which there are `MOST` results or more,
-        since what follows from them is stored in one piece. For the same reason one event causes about `MOST` at most:
-        what else is due (windows of thousands of keys end together) comes with the events and ticks after it, and
-        until then `wakes` says: at once.
+        or `MANY` bytes, since what follows from them is stored in one piece. For the same reason one event causes about
+        that much at most: what else is due (windows of thousands of keys end together) comes with the events and ticks
+        after it, and until then `wakes` says: at once.
         """
         ...
 

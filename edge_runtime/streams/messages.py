@@ -25,6 +25,8 @@ class Taken(msgspec.Struct):
     """Processing time behind them, microseconds."""
     wakes: int | None
     """The processing time at which a tick is needed; None for none."""
+    full: bool = False
+    """So much has changed that it is to be stored before more is taken."""
 
 
 class Open(msgspec.Struct, array_like=True, tag="open"):

@@ -11,12 +11,18 @@ from itertools import pairwise
 from math import fsum
 from typing import Any
 
+import msgspec
+
 from edge_runtime.events import Event
 from edge_runtime.streams.aggregates import Aggregator, argument, register
 from edge_runtime.streams.basics import finite
 from edge_runtime.streamspec import Aggregate
 
 MAX_ITEMS = 10_000
+MAX_BYTES = 1 << 20
+"""Of what is collected in a window: it comes to the function as one event."""
+
+_pack = msgspec.msgpack.Encoder().encode
 
 Identity = tuple[str, bytes, int]
 Point = tuple[int, Identity, Any]
@@ -27,6 +33,10 @@ def identity(event: Event) -> Identity:
     """What puts events of the same time in order; of one device and boot it is the order in which they were sent."""
     origin = event.origin
     return (event.device, event.boot, event.seq) if origin is None else (event.device, origin.id(), origin.index)
+
+
+def _bytes(point: Point) -> int:
+    return len(_pack(point[2]))
 
 
 def _place(point: Any) -> tuple[int, Identity]:
@@ -126,7 +136,11 @@ class Delta(Aggregator[list[Point]]):
 
 
 class Collect(Aggregator[list[Any]]):
-    """The values of the earliest `limit` events that have them, in order, and how many more there were."""
+    """The values of the earliest `limit` events that have them, in order, and how many more there were.
+
+    Values of `MAX_BYTES` at most: the first event beyond them, and all that are later, are left out as well. Where that
+    is only goes back in time as more events come, so it does not depend on their order either.
+    """
 
     takes = "values"
 
@@ -134,27 +148,39 @@ class Collect(Aggregator[list[Any]]):
         self._limit = limit
 
     def zero(self) -> list[Any]:
-        """[left out, [points]]."""
-        return [0, []]
+        """[left out, [points], bytes of these, place from which on nothing is held]."""
+        return [0, [], 0, None]
 
     def add(self, state: list[Any], value: Any, event: Event, time: int) -> None:
         """Put it in its place."""
         self._put(state, (time, identity(event), value))
 
     def _put(self, state: list[Any], point: Point) -> None:
-        points = state[1]
-        if len(points) == self._limit:
+        points, cut, place = state[1], state[3], _place(point)
+        if cut is not None and place >= cut:
             state[0] += 1
-            if _place(point) >= _place(points[-1]):
-                return
-            points.pop()
-        if not points or _place(point) >= _place(points[-1]):
+            return
+        if not points or place >= _place(points[-1]):
             points.append(point)
         else:
             insort(points, point, key=_place)
+        state[2] += _bytes(point)
+        while len(points) > self._limit or state[2] > MAX_BYTES:
+            self._leave_out_last(state)
+
+    def _leave_out_last(self, state: list[Any]) -> None:
+        point = state[1].pop()
+        state[0] += 1
+        state[2] -= _bytes(point)
+        state[3] = _place(point)
 
     def merge(self, state: list[Any], other: list[Any]) -> None:
         """Put all in their places."""
+        cut = other[3]
+        if cut is not None and (state[3] is None or cut < state[3]):
+            while state[1] and _place(state[1][-1]) >= cut:
+                self._leave_out_last(state)
+            state[3] = cut
         state[0] += other[0]
         for point in other[1]:
             self._put(state, point)
@@ -164,8 +190,12 @@ class Collect(Aggregator[list[Any]]):
         return {"items": [point[2] for point in state[1]], "left_out": state[0]}
 
     def load(self, plain: Any) -> list[Any]:
-        """Points."""
-        return [plain[0], [_point(item) for item in plain[1]]]
+        """Points; the first version had no bytes, and no place."""
+        points = [_point(item) for item in plain[1]]
+        if len(plain) == 2:
+            return [plain[0], points, sum(map(_bytes, points)), None]
+        cut = None if plain[3] is None else (plain[3][0], tuple(plain[3][1]))
+        return [plain[0], points, plain[2], cut]
 
 
 class TimeMean(Aggregator[list[Any]]):

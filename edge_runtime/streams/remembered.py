@@ -28,6 +28,8 @@ class Remembered:
         """The one that was put last comes last."""
         self._changed: set[int] = set()
         self._loaded = False
+        self.owed = 0
+        """As `Machine.owed`."""
 
     def missing(self) -> Collection[str]:
         """The names of state that is needed first: all of it, and once."""
@@ -46,6 +48,7 @@ class Remembered:
 
     def put(self, key: str, value: list[int]) -> list[str]:
         """Remember. Answers what is forgotten for it."""
+        self.owed += len(key) + 10 * len(value)
         self.values[key] = value
         self.values.move_to_end(key)
         self._changed.add(_piece(key))
@@ -69,6 +72,7 @@ class Remembered:
                 if piece in pieces:
                     pieces[piece][key] = value
         self._changed = set()
+        self.owed = 0
         return {f"{self._name}.{piece}": _pack(found) if found else None for piece, found in pieces.items()}
 
 

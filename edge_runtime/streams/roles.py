@@ -9,6 +9,8 @@ import msgspec
 
 from edge_runtime import expr
 from edge_runtime.events import TICK, Event
+from edge_runtime.size import rough
+from edge_runtime.streams.machine import FRESH
 from edge_runtime.streams.ordered import identity
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.remembered import Remembered
@@ -18,13 +20,22 @@ Held = tuple[int, Any, Any]
 """An event that is held: its time, its identity, its data. In order of these it is in order of time."""
 Cell = TypeVar("Cell", bound=msgspec.Struct)
 
+MAX_HELD = 1 << 20
+"""Bytes of events that are held of a key, of a role each: as those that are too many, the oldest go."""
+
 _KEY = "="
+_pack = msgspec.msgpack.Encoder().encode
 _HOUR = 3600 * 1_000_000
 
 
 def held(event: Event) -> Held:
     """What is held of an event."""
     return event.time, list(map(_plain, identity(event))), event.data
+
+
+def size(item: Held) -> int:
+    """About how many bytes of state it is."""
+    return 60 + len(_pack(item[2]))
 
 
 def place(item: Held) -> tuple[int, Any]:
@@ -64,6 +75,14 @@ class Cells(Generic[Cell]):
         self._used = Remembered("used")
         """Of each key: the hour in which it was used last, and a number in order of that."""
         self._number = 0
+        self._sizes: dict[str, int] = {}
+        """Bytes that cells take where they are stored."""
+        self._owed = 0
+
+    @property
+    def owed(self) -> int:
+        """As `Machine.owed`."""
+        return self._owed + self._used.owed
 
     def needs(self, events: Sequence[Event], more: Collection[str] = ()) -> list[str]:
         """The names of state for these events, and of these keys, that is not in memory."""
@@ -80,11 +99,17 @@ class Cells(Generic[Cell]):
             self._number = max((number for _, number in self._used.values.values()), default=0)
         for name, packed in state.items():
             if name.startswith(_KEY):
-                self._cells[name.removeprefix(_KEY)] = self._decode(packed) if packed else self._kind()
+                key = name.removeprefix(_KEY)
+                self._cells[key] = self._decode(packed) if packed else self._kind()
+                self._sizes[key] = len(packed or b"")
 
-    def at(self, key: str, now: int) -> Cell:
-        """What is held of a key, used at this processing time; it may be changed."""
-        self._changed[key] = None
+    def at(self, key: str, now: int, event: Event | None = None) -> Cell:
+        """What is held of a key, used at this processing time; it may be changed, and the event be held."""
+        if key not in self._changed:
+            self._changed[key] = None
+            self._owed += self._sizes.get(key, FRESH)
+        if event is not None:
+            self._owed += rough(event)
         used, hour = self._used.values.get(key), now // _HOUR
         if used is None or used[0] != hour:
             self._number += 1
@@ -102,11 +127,14 @@ class Cells(Generic[Cell]):
         found: dict[str, bytes | None] = {}
         for key in self._changed:
             cell = self._cells[key]
-            found[_KEY + key] = None if cell == nothing else self._encode(cell)
+            packed = found[_KEY + key] = None if cell == nothing else self._encode(cell)
+            self._sizes[key] = len(packed or b"")
         self._changed = {}
+        self._owed = 0
         return {**found, **self._used.dump()}
 
     def shrink(self, most: int) -> None:
         """Let go of what has not changed, beyond `most` keys."""
         for key in [key for key in self._cells if key not in self._changed][: max(0, len(self._cells) - most)]:
             del self._cells[key]
+            self._sizes.pop(key, None)

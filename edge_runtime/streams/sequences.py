@@ -15,9 +15,9 @@ from heapq import heapify, heappop, heappush
 import msgspec
 
 from edge_runtime.events import TICK, Event
-from edge_runtime.streams.machine import MOST, Late, Note, Pane, Result
+from edge_runtime.streams.machine import MANY, MOST, Late, Note, Pane, Result, weight
 from edge_runtime.streams.remembered import Remembered
-from edge_runtime.streams.roles import Cells, Held, Roles, held
+from edge_runtime.streams.roles import MAX_HELD, Cells, Held, Roles, held, size
 from edge_runtime.streamspec import Sequence as Spec
 from edge_runtime.streamspec import Source
 
@@ -39,6 +39,8 @@ class Progress(msgspec.Struct, array_like=True):
     passed: int = NEVER
     """Everything before this time has been looked at."""
     full: bool = False
+    bytes: int = 0
+    """Of the events that wait."""
 
 
 class Sequences:
@@ -52,6 +54,11 @@ class Sequences:
         """Of keys in which something waits: when it has waited long enough (processing time)."""
         self._queue: list[tuple[int, str]] = []
         self._now = 0
+
+    @property
+    def owed(self) -> int:
+        """As `Machine.owed`."""
+        return self._cells.owed + self._due.owed
 
     def needs(self, events: Sequence[Event], times: Sequence[int]) -> Collection[str]:
         """As `Machine.needs`."""
@@ -71,8 +78,10 @@ class Sequences:
     def take(self, events: Sequence[Event], times: Sequence[int]) -> tuple[int, list[Result]]:
         """As `Machine.take`."""
         results: list[Result] = []
+        made, limit = 0, self.owed + MANY
         for index, (event, now) in enumerate(zip(events, times, strict=True)):
             self._now = now
+            before = len(results)
             self._pass(index, event, results)
             key = self._cells.key_of(event)
             if event.kind.startswith(TICK):
@@ -81,7 +90,8 @@ class Sequences:
                 self._event(index, event, key, results)
             elif self._roles.of(event):
                 results.append(Late(index, 0))
-            if len(results) >= MOST:
+            made += weight(results[before:])
+            if len(results) >= MOST or made >= MANY or self.owed >= limit:
                 return index + 1, results
         return len(events), results
 
@@ -105,7 +115,7 @@ class Sequences:
         return False
 
     def _event(self, index: int, event: Event, key: str, results: list[Result]) -> None:
-        cell = self._cells.at(key, self._now)
+        cell = self._cells.at(key, self._now, event)
         cell.newest = max(cell.newest, event.time)
         upto = cell.newest - self._spec.lateness
         if event.time < max(upto, cell.passed):
@@ -114,12 +124,19 @@ class Sequences:
         roles = self._roles.of(event)
         if roles:
             insort(cell.waiting, (held(event), roles), key=lambda one: (one[0][0], one[0][1]))
-        if len(cell.waiting) > MAX_WAITING:
-            upto = max(upto, cell.waiting[0][0][0])
+            cell.bytes += size(held(event))
+        rest, number = cell.bytes, len(cell.waiting)
+        if rest > MAX_HELD or number > MAX_WAITING:
+            for item, _ in cell.waiting:
+                if rest <= MAX_HELD and number <= MAX_WAITING:
+                    break
+                upto = max(upto, item[0])
+                rest, number = rest - size(item), number - 1
             if not cell.full:
                 cell.full = True
                 text = (
-                    f"more than {MAX_WAITING} events of '{key}' wait for their order: the oldest go before their time"
+                    f"more than {MAX_WAITING} events of '{key}', or {MAX_HELD >> 20} MiB, wait for their order: "
+                    "the oldest go before their time"
                 )
                 results.append(Note(index, event.device, "overflow", text))
         self._look(index, key, cell, upto, results)
@@ -135,6 +152,7 @@ class Sequences:
         cell.passed = max(cell.passed, upto)
         while cell.waiting and cell.waiting[0][0][0] <= upto:
             item, roles = cell.waiting.pop(0)
+            cell.bytes -= size(item)
             begun = cell.begun
             if begun is not None and item[0] - begun[0] > self._spec.within:
                 begun = cell.begun = None

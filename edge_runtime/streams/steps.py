@@ -41,6 +41,11 @@ class Steps:
         self.remembers = bool(self._memories)
         """Whether what it answers depends on the events before."""
 
+    @property
+    def owed(self) -> int:
+        """As `Machine.owed`."""
+        return sum(memory.owed for memory in self._memories)
+
     def __bool__(self) -> bool:
         return bool(self._runs)
 
@@ -165,6 +170,9 @@ def _split(step: Split) -> _Run:
 
 
 class _Memory(Protocol):
+    @property
+    def owed(self) -> int: ...
+
     def missing(self) -> Collection[str]: ...
 
     def load(self, state: Mapping[str, bytes | None]) -> None: ...

@@ -259,6 +259,8 @@ class SqliteJournal(asyncio.Protocol):
             body = _encode((records, flow, generation))
         except Exception as error:
             raise StorageError(f"a record cannot be stored: {error}") from error
+        if len(body) > MAX_WAITING_BYTES:
+            raise StorageError(f"{len(body) >> 20} MiB in one append; the limit is {MAX_WAITING_BYTES >> 20}")
         if self._waiting_bytes + len(body) > MAX_WAITING_BYTES:
             raise StorageFull(
                 "the disk does not keep up: too much waits to be stored",
