@@ -1,4 +1,4 @@
-"""Device tokens: 256 random bits, shown once as text, kept only as a digest.
+"""Device tokens: 256 random bits, shown once as text, kept only as a digest. And secrets that both sides keep.
 
 A key that is random throughout needs no slow hash: there is no dictionary to try.
 """
@@ -18,8 +18,14 @@ NOBODY = sha256(secrets.token_bytes(KEY_BYTES)).digest()
 
 def new_key() -> tuple[str, bytes]:
     """A new key as URL-safe base64 text without padding, and the digest to keep of it."""
+    text, key = new_secret()
+    return text, sha256(key).digest()
+
+
+def new_secret() -> tuple[str, bytes]:
+    """A new secret that both sides have to keep: as URL-safe base64 text without padding, and as bytes."""
     key = secrets.token_bytes(KEY_BYTES)
-    return urlsafe_b64encode(key).rstrip(b"=").decode(), sha256(key).digest()
+    return urlsafe_b64encode(key).rstrip(b"=").decode(), key
 
 
 def token_digest(text: bytes) -> bytes | None:

@@ -1,7 +1,7 @@
 """Devices as lines of JSON, to take them from one gateway to another: digests and public keys, never a secret.
 
 What a device proves itself with stays on the board; both gateways then know it by the same digest or public key.
-OSCORE contexts are secrets and stay behind.
+Secrets of HS256 and OSCORE contexts stay behind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from devices import keys
-from devices.keys import MAX_KEYS, OSCORE, X509
+from devices.keys import MAX_KEYS, SECRET, X509
 from devices.registry import Registry
 from devices.rules import check_id, check_profile, check_tags
 from edge_runtime.errors import EdgeError
@@ -53,14 +53,14 @@ class Imported(msgspec.Struct):
 def exported(registry: Registry) -> Iterator[DeviceLine]:
     """All devices, by id."""
     for d in registry.list():
-        lines = [KeyLine(k.id, k.type, k.data, k.created, k.expires) for k in d.keys if k.type != OSCORE]
+        lines = [KeyLine(k.id, k.type, k.data, k.created, k.expires) for k in d.keys if k.type not in SECRET]
         yield DeviceLine(d.id, d.created, lines, d.tags, d.profile, d.blocked)
 
 
 async def take_in(registry: Registry, lines: Iterable[DeviceLine]) -> Imported:
     """Have devices be as these lines say: all or, where one of them is wrong, none. Doing it again changes nothing.
 
-    Devices that are not named stay as they are, and so do OSCORE contexts of those that are.
+    Devices that are not named stay as they are, and so do secrets of those that are.
     """
     done = Imported()
     records: dict[str, Device] = {}
@@ -106,7 +106,7 @@ def _record(registry: Registry, line: DeviceLine) -> Device:
         if owner not in ("", line.device):
             raise EdgeError(f"'{owner}' has the certificate of '{line.device}' already")
     before = registry.record(line.device)
-    secret = [key for key in (before.all_keys if before is not None else []) if key.type == OSCORE]
+    secret = [key for key in (before.all_keys if before is not None else []) if key.type in SECRET]
     for key in secret:
         taken = any(other.id == key.id for other in found)
         found.append(msgspec.structs.replace(key, id=keys.next_id(found)) if taken else key)

@@ -1,15 +1,19 @@
-"""JSON Web Tokens (RFC 7519) by which a device proves that it has a private key, signed ES256 or RS256 (RFC 7518).
+"""JSON Web Tokens (RFC 7519) by which a device proves that it has a key: signed ES256 or RS256 with its private one, or
+HS256 with a secret that the gateway has, too (RFC 7518).
 
 The rules are those of the retired IoT Core contract, whose clients are in the field: `iat`, `exp` and `aud`, at most
-24 hours, 10 minutes of skew. The libraries are imported when the first such key is used: a gateway whose boards have
-tokens does not carry them.
+24 hours, 10 minutes of skew. The libraries are imported when the first public key is used: a gateway whose boards have
+tokens, or share secrets with it, does not carry them.
 """
 
 from __future__ import annotations
 
+import binascii
 import functools
 import secrets
+from base64 import urlsafe_b64decode
 from collections.abc import Sequence
+from hmac import compare_digest, digest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,7 +36,8 @@ MAX_LENGTH = 4096
 RSA_BITS = (2048, 4096)
 """Fewer are weak; more take longer to verify than a stranger should be able to make us work."""
 MAX_PEM = 16 << 10
-ALGORITHMS = {"es256": "ES256", "rs256": "RS256"}
+_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_="
+ALGORITHMS = {"hs256": "HS256", "es256": "ES256", "rs256": "RS256"}
 """The algorithm of each type of key. The key decides which one it is, never the token."""
 
 
@@ -48,6 +53,8 @@ class Header(msgspec.Struct, frozen=True):
     """The part of a token's header that matters here."""
 
     alg: str
+    crit: list[str] | None = None
+    """What has to be understood beside it (RFC 7515 section 4.1.11); nothing of it is."""
 
 
 def is_jwt(text: bytes) -> bool:
@@ -57,20 +64,23 @@ def is_jwt(text: bytes) -> bool:
 
 def algorithm(text: bytes) -> str:
     """The type of key that a token claims to be signed with; empty where there is no such type."""
-    import jwt
-
     try:
-        alg = msgspec.convert(jwt.get_unverified_header(_padded(text)), Header).alg
-    except (jwt.PyJWTError, msgspec.ValidationError, ValueError):
+        header = msgspec.json.decode(_decoded(text.split(b".", 1)[0]), type=Header)
+    except (msgspec.MsgspecError, ValueError):
         return ""
-    return next((kind for kind, name in ALGORITHMS.items() if name == alg), "")
+    if header.crit is not None:
+        return ""
+    return next((kind for kind, name in ALGORITHMS.items() if name == header.alg), "")
 
 
 def signed(text: bytes, kind: str, keys: Sequence[bytes], times: int) -> tuple[int, Claims | None]:
-    """Which of `keys` (all of one type, DER) has signed the token, and its claims; -1 for none of them.
+    """Which of `keys` has signed the token, and its claims; -1 for none of them.
 
-    A refusal takes `times` verifications, however many keys there are.
+    The keys are all of one type, public ones in DER form. A refusal takes `times` verifications,
+    however many there are.
     """
+    if kind == "hs256":
+        return _signed_hs256(text, keys, times)
     import jwt
 
     nobody = [b""] * (times - len(keys))
@@ -86,6 +96,24 @@ def signed(text: bytes, kind: str, keys: Sequence[bytes], times: int) -> tuple[i
             except msgspec.MsgspecError:
                 return index, None
     return -1, None
+
+
+def _signed_hs256(text: bytes, keys: Sequence[bytes], times: int) -> tuple[int, Claims | None]:
+    """As `signed`, with HMAC-SHA256 (RFC 7518 section 3.2): all keys are tried, whichever it is."""
+    signing, _, signature = text.rpartition(b".")
+    try:
+        shown = _decoded(signature)
+    except ValueError:
+        shown = b""
+    nobody = [secrets.token_bytes(32)] * (times - len(keys))
+    matching = [compare_digest(digest(key, signing, "sha256"), shown) for key in [*keys, *nobody]]
+    if not any(matching[: len(keys)]):
+        return -1, None
+    try:
+        claims = msgspec.json.decode(_decoded(signing.rpartition(b".")[2]), type=Claims)
+    except (msgspec.MsgspecError, ValueError):
+        claims = None
+    return matching.index(True), claims
 
 
 def objection(claims: Claims, audiences: frozenset[str], now: int) -> str:
@@ -148,6 +176,14 @@ def _kind(key: object) -> str:
     if isinstance(key, rsa.RSAPublicKey) and RSA_BITS[0] <= key.key_size <= RSA_BITS[1]:
         return "rs256"
     return ""
+
+
+def _decoded(part: bytes) -> bytes:
+    """Base64url, with its padding or without. Raises ValueError."""
+    if part.translate(None, _BASE64URL):
+        raise binascii.Error("not base64url")
+    bare = part.rstrip(b"=")
+    return urlsafe_b64decode(bare + b"=" * (-len(bare) % 4))
 
 
 def _padded(text: bytes) -> bytes:

@@ -14,9 +14,11 @@ from edge_runtime.journal.records import Key
 
 MAX_KEYS = 3
 """Of one device: one in use, one that takes over, one to spare."""
-TOKEN, ES256, RS256, X509, OSCORE = "token", "es256", "rs256", "x509", "oscore"
+TOKEN, HS256, ES256, RS256, X509, OSCORE = "token", "hs256", "es256", "rs256", "x509", "oscore"
 PUBLIC = (ES256, RS256)
-TYPES = (TOKEN, ES256, RS256, X509, OSCORE)
+SECRET = (HS256, OSCORE)
+"""Of these the gateway has to keep the secret itself: it is in the journal, and leaves the gateway by no export."""
+TYPES = (TOKEN, ES256, RS256, X509, *SECRET)
 MAX_OSCORE_ID = 7
 """Bytes of a sender or recipient id with AES-CCM-16-64-128 (RFC 8613 section 3.3)."""
 
@@ -55,7 +57,7 @@ def fingerprint(certificate: bytes) -> bytes:
 def shown(key: Key) -> str:
     """What tells a key from others and is no secret: a public key or fingerprint as text."""
     match key.type:
-        case "token":
+        case "token" | "hs256":
             return ""
         case "oscore":
             return f"kid {oscore_of(key).recipient_id.hex()}"
@@ -79,6 +81,9 @@ def check(key: Key) -> None:
         if jwt.kind_of(key.data) != key.type:
             raise EdgeError(f"the data of key '{key.id}' is not a public key for {key.type.upper()} (DER in base64)")
     else:
-        raise EdgeError(f"a key of type '{key.type[:20]}' cannot be imported", hint=f"Types: {', '.join(TYPES[:4])}.")
+        raise EdgeError(
+            f"a key of type '{key.type[:20]}' cannot be imported",
+            hint=f"Types: {', '.join(t for t in TYPES if t not in SECRET)}.",
+        )
     if not key.id.isdecimal() or len(key.id) > 9:
         raise EdgeError(f"'{key.id[:20]}' is not the id of a key: they are numbers")

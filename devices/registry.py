@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from devices import jwt, keys
-from devices.credentials import NOBODY, new_key, same, token_digest
-from devices.keys import MAX_KEYS, OSCORE, TOKEN, X509, OscoreContext
-from devices.rules import PROFILES, check_id, check_profile, check_tags
+from devices.credentials import NOBODY, new_key, new_secret, same, token_digest
+from devices.keys import HS256, MAX_KEYS, OSCORE, TOKEN, X509, OscoreContext
+from devices.rules import IOTCORE, PROFILES, check_id, check_profile, check_tags
 from edge_runtime.clock import TRUSTED_AFTER, Clock
 from edge_runtime.errors import EdgeError, NotFound, nearest
 from edge_runtime.journal.interface import Journal
@@ -188,8 +188,10 @@ class Registry:
             return Login(device, WAITS)
         kind = jwt.algorithm(raw)
         if not kind:
-            return Login(device, "a JWT that is not signed with ES256 or RS256")
+            return Login(device, "a JWT that is not signed with ES256, RS256 or HS256")
         kept = [key for key in of_device if key.type == kind]
+        if kind == HS256 and found is not None and found.profile == IOTCORE:
+            kept = []  # that contract has no shared secrets
         index, claims = jwt.signed(raw, kind, [key.data for key in kept], MAX_KEYS)
         if found is None or index < 0:
             return Login(device, "a JWT that no key of the device has signed, or unknown device")
@@ -218,15 +220,20 @@ class Registry:
         tags: dict[str, str] | None = None,
         token: bool = True,
         pem: str = "",
+        hs256: bool = False,
     ) -> str:
-        """Add a device and return its token, which cannot be had a second time.
+        """Add a device and return its token, or with `hs256` the secret of its JWTs: it cannot be had a second time.
 
         With `pem`, a public key, it has that one and no token; without `token` either it has no key yet.
         """
+        if pem and hs256:
+            raise EdgeError("a device gets one key at first", hint="Give it the other: edge device key add.")
         public = jwt.read_public_key(pem) if pem else None
         check_id(device)
         check_profile(profile)
         check_tags(tags or {})
+        if hs256:
+            _check_shares(device, profile)
         async with self._changing:
             if device in self._devices:
                 raise EdgeError(
@@ -234,32 +241,39 @@ class Registry:
                     hint=f"Choose another id, or give this device a new key: edge device rotate {device}",
                 )
             now = self._clock.now()
-            text, digest = new_key()
-            token = token and public is None
-            first = [Key("1", *public, now)] if public else [Key("1", TOKEN, digest, now)] if token else []
+            kind = HS256 if hs256 else TOKEN
+            text, data = _new(kind)
+            made = hs256 or (token and public is None)
+            first = [Key("1", *public, now)] if public else [Key("1", kind, data, now)] if made else []
             await self._store(Device(device, b"", now, False, first, tags or {}, profile))
-        return text if token else ""
+        return text if made else ""
 
-    async def rotate(self, device: str) -> str:
-        """Give the device a new token in place of its only one, which is void from then on."""
+    async def rotate(self, device: str) -> tuple[Key, str]:
+        """Give the device a new token, or a new secret for its JWTs, in place of its only one: void from then on."""
         async with self._changing:
             found = self._find(device)
-            tokens = [key for key in found.all_keys if key.type == TOKEN]
-            if len(tokens) != 1:
+            held = [key for key in found.all_keys if key.type in (TOKEN, HS256)]
+            if len(held) != 1:
                 raise EdgeError(
-                    f"'{device}' has {len(tokens) or 'no'} token{'s' * (len(tokens) > 1)}: which one to replace?",
+                    f"'{device}' has {len(held) or 'no'} token{'s' * (len(held) > 1)}"
+                    f" or secret{'s' * (len(held) > 1)}: which one to replace?",
                     hint=f"Use edge device key add {device} and edge device key remove {device} KEY.",
                 )
-            text, digest = new_key()
-            changed = Key(keys.next_id(found.all_keys), TOKEN, digest, self._clock.now())
-            kept = [changed if key is tokens[0] else key for key in found.all_keys]
+            text, data = _new(held[0].type)
+            changed = Key(keys.next_id(found.all_keys), held[0].type, data, self._clock.now())
+            kept = [changed if key is held[0] else key for key in found.all_keys]
             await self._store(_with_keys(found, kept))
-        return text
+        return changed, text
 
     async def add_token(self, device: str, expires: int = 0) -> tuple[Key, str]:
         """Give the device a token beside the keys that it has; it cannot be had a second time."""
-        text, digest = new_key()
-        return await self.add_key(device, TOKEN, digest, expires), text
+        text, data = _new(TOKEN)
+        return await self.add_key(device, TOKEN, data, expires), text
+
+    async def add_hs256(self, device: str, expires: int = 0) -> tuple[Key, str]:
+        """Let the device prove itself by JWTs signed with a secret, which cannot be had a second time."""
+        text, data = _new(HS256)
+        return await self.add_key(device, HS256, data, expires), text
 
     async def add_public_key(self, device: str, pem: str, expires: int = 0) -> Key:
         """Let the device prove itself by JWTs signed with the private key of a public one."""
@@ -289,6 +303,8 @@ class Registry:
                 raise EdgeError("the key would have expired already", hint="Give a moment that is to come.")
             if any(key.type == kind and key.data == data for key in kept):
                 raise EdgeError(f"'{device}' has this key already")
+            if kind == HS256:
+                _check_shares(device, found.profile)
             if kind == X509 and data in self._by_certificate:
                 raise EdgeError(f"this certificate is that of '{self._by_certificate[data]}' already")
             if kind == OSCORE:
@@ -404,6 +420,17 @@ class Registry:
             elif key.type == OSCORE:
                 self._by_kid.pop(keys.oscore_of(key).recipient_id, None)
         return before
+
+
+def _new(kind: str) -> tuple[str, bytes]:
+    """A token or a secret as text, and what is to be kept of it."""
+    return new_secret() if kind == HS256 else new_key()
+
+
+def _check_shares(device: str, profile: str) -> None:
+    if profile == IOTCORE:
+        hint = "Give it a public key: edge device key add DEVICE --public-key FILE"
+        raise EdgeError(f"'{device}' speaks the contract iotcore, whose JWTs are RS256 or ES256", hint=hint)
 
 
 def _with_keys(found: Device, kept: Sequence[Key]) -> Device:

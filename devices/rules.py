@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from edge_runtime.errors import EdgeError, nearest
 from edge_runtime.events import DEVICE, GATEWAY, NAME
 
-PROFILES = ("device", "iotcore")
+IOTCORE = "iotcore"
+PROFILES = ("device", IOTCORE)
 """Our own contract, and that of the retired Google IoT Core."""
 MAX_TAGS = 16
 MAX_TAG = 128

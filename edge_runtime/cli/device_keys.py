@@ -15,6 +15,7 @@ from edge_runtime.planes.client import connect
 from edge_runtime.planes.inventory import NewKey
 
 MAX_PEM = 16 << 10
+SECRET_GOES = 'It goes into the board\'s /edge.json: "jwt": {"alg": "HS256", "secret": "...", "audience": "..."}.'
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -31,6 +32,7 @@ def add(
     public_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A public key (PEM): the device signs JWTs, ES256 or RS256.")
     ] = None,
+    hs256: Annotated[bool, typer.Option("--hs256", help="A shared secret: the device signs JWTs, HS256.")] = False,
     oscore: Annotated[bool, typer.Option("--oscore", help="An OSCORE context, for CoAP.")] = False,
     certificate: Annotated[
         bool, typer.Option("--certificate", help="A certificate of the gateway's own CA, and its private key.")
@@ -41,8 +43,9 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Give a device one more key, by default a token, and show what is secret of it this once."""
-    if (public_key is not None) + oscore + certificate > 1:
-        raise EdgeError("--public-key, --certificate and --oscore are different keys", hint="Add one after the other.")
+    if (public_key is not None) + hs256 + oscore + certificate > 1:
+        what = "--public-key, --hs256, --certificate and --oscore are different keys"
+        raise EdgeError(what, hint="Add one after the other.")
     files = [to / f"{device}.pem", to / f"{device}.key", to / f"{device}.ca.pem"]
     if certificate:
         _check_files(files)
@@ -50,7 +53,8 @@ def add(
     if public_key is not None:
         request = NewKey("public", read_pem(public_key), ttl)
     else:
-        request = NewKey("oscore" if oscore else "certificate" if certificate else "token", ttl=ttl)
+        kind = "hs256" if hs256 else "oscore" if oscore else "certificate" if certificate else "token"
+        request = NewKey(kind, ttl=ttl)
     with connect(config_path) as client:
         made = client.add_key(device, request)
     for file, text, mode in zip(
@@ -70,8 +74,10 @@ def add(
     elif made.certificate:
         out.print(f"For the board: {files[0]}, {files[1]} (its private key, kept nowhere else), {files[2]}")
     elif made.secret:
-        out.print("The token, shown only now:")
+        out.print(f"The {'secret' if hs256 else 'token'}, shown only now:")
         out.out(made.secret)
+        if hs256:
+            err.print(SECRET_GOES, markup=False)
     err.print(f"When the board uses it, remove the old one: edge device key remove {device} KEY")
 
 

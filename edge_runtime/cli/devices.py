@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from devices.exchange import DeviceLine
+from devices.keys import HS256
 from devices.orders import UNDER_WAY, Order
 from edge_runtime.cli import device_keys, device_port, twin
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, escaped, out, print_json, table
@@ -46,13 +47,20 @@ def add(
     public_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A public key (PEM) in place of a token: it signs JWTs.")
     ] = None,
+    hs256: Annotated[
+        bool, typer.Option("--hs256", help="A shared secret in place of a token: it signs JWTs, HS256.")
+    ] = False,
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Register a device and show its key, this once."""
+    if (public_key is not None) + hs256 + no_token > 1:
+        raise EdgeError("--public-key, --hs256 and --no-token exclude one another", hint="Leave out all but one.")
     pem = "" if public_key is None else device_keys.read_pem(public_key)
     with connect(config_path) as client:
-        key = client.add_device(device, profile=profile, tags=_tags(tags or []), token=not no_token, pem=pem)
+        key = client.add_device(
+            device, profile=profile, tags=_tags(tags or []), token=not no_token, pem=pem, hs256=hs256
+        )
     if as_json:
         print_json(key)
     elif public_key is not None:
@@ -82,9 +90,13 @@ def check_device(client: Client, device: str) -> None:
 
 
 def _show_key(key: DeviceKey, what: str) -> None:
-    out.print(f"Device [bold]{key.device}[/] {what}. Its key, shown only now:")
+    shared = key.type == HS256
+    out.print(f"Device [bold]{key.device}[/] {what}. Its {'secret' if shared else 'key'}, shown only now:")
     out.out(key.key)
-    err.print("Put it into the board's /edge.json, beside the gateway's host and port.")
+    where = (
+        device_keys.SECRET_GOES if shared else "Put it into the board's /edge.json, beside the gateway's host and port."
+    )
+    err.print(where, markup=False)
 
 
 def show(device: Device, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:

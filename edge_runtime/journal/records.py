@@ -222,9 +222,10 @@ class Key(msgspec.Struct, frozen=True, array_like=True):
 
     id: str
     type: str
-    """`token`, `es256`, `rs256`, `x509` or `oscore`."""
+    """`token`, `hs256`, `es256`, `rs256`, `x509` or `oscore`."""
     data: bytes
-    """SHA-256 of a token (256 random bits, not kept) or of a certificate; a public key (DER); an OSCORE context."""
+    """SHA-256 of a token (256 random bits, not kept) or of a certificate; a public key (DER); and, which are secrets:
+    the key of HS256, an OSCORE context."""
     created: int
     expires: int = 0
     """From then on it is void; 0 for never."""

@@ -175,12 +175,13 @@ class Client:
         tags: dict[str, str] | None = None,
         token: bool = True,
         pem: str = "",
+        hs256: bool = False,
     ) -> DeviceKey:
-        """Register a device, with a token or with the public key `pem`."""
-        return self._ask("POST", "/devices", DeviceKey, NewDevice(device, profile, tags or {}, token, pem))
+        """Register a device, with a token, with the public key `pem`, or with a secret for HS256."""
+        return self._ask("POST", "/devices", DeviceKey, NewDevice(device, profile, tags or {}, token, pem, hs256))
 
     def rotate_key(self, device: str) -> DeviceKey:
-        """Give a registered device a new token in place of its only one."""
+        """Give a registered device a new token, or a new secret, in place of its only one."""
         return self._device(device, "key", DeviceKey)
 
     def devices(self) -> list[DeviceRow]:

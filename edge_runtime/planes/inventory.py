@@ -36,13 +36,15 @@ class NewDevice(msgspec.Struct, forbid_unknown_fields=True):
     """Whether it gets a token at once."""
     pem: str = ""
     """A public key that it gets at once, or a certificate whose public key it is; then no token."""
+    hs256: bool = False
+    """Whether it gets, in place of a token, a secret with which it signs JWTs."""
 
 
 class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     """Give a device a key beside those that it has."""
 
     type: str = keys.TOKEN
-    """`token`, `public` (with `pem`), `certificate` (from the gateway's own CA) or `oscore`."""
+    """`token`, `hs256`, `public` (with `pem`), `certificate` (from the gateway's own CA) or `oscore`."""
     pem: str = ""
     """A public key, or a certificate whose public key it is."""
     ttl: int = 0
@@ -89,7 +91,7 @@ class NewKeyRow(msgspec.Struct):
     device: str
     key: KeyRow
     secret: str = ""
-    """The token; for OSCORE the master secret in hex."""
+    """The token, or the secret of HS256; for OSCORE the master secret in hex."""
     salt: str = ""
     """For OSCORE: the master salt in hex."""
     sender_id: str = ""
@@ -229,16 +231,22 @@ class Inventory:
         return [StateRow(kept.time, plain(content.value())) for kept, content in await self.twin.states(device)]
 
     async def add(self, request: NewDevice) -> DeviceKey:
-        """Register a device; its token, if it gets one, is shown this once."""
+        """Register a device; its token or secret, if it gets one, is shown this once."""
         self._check_free(request.device)
         made = await self.registry.add(
-            request.device, profile=request.profile, tags=request.tags, token=request.token, pem=request.pem
+            request.device,
+            profile=request.profile,
+            tags=request.tags,
+            token=request.token,
+            pem=request.pem,
+            hs256=request.hs256,
         )
-        return DeviceKey(request.device, made)
+        return DeviceKey(request.device, made, keys.HS256 if request.hs256 else keys.TOKEN)
 
     async def rotate(self, device: str) -> DeviceKey:
-        """Give a device a new token in place of its only one, which is void at once."""
-        return DeviceKey(device, await self.registry.rotate(device))
+        """Give a device a new token, or a new secret, in place of its only one, which is void at once."""
+        key, text = await self.registry.rotate(device)
+        return DeviceKey(device, text, key.type)
 
     async def add_key(self, device: str, request: NewKey) -> NewKeyRow:
         """Give a device a key beside those that it has."""
@@ -246,6 +254,9 @@ class Inventory:
         match request.type:
             case keys.TOKEN:
                 key, text = await self.registry.add_token(device, expires)
+                return NewKeyRow(device, _row(key), text)
+            case keys.HS256:
+                key, text = await self.registry.add_hs256(device, expires)
                 return NewKeyRow(device, _row(key), text)
             case "public":
                 return NewKeyRow(device, _row(await self.registry.add_public_key(device, request.pem, expires)))
@@ -261,7 +272,8 @@ class Inventory:
                 ids = made.recipient_id.hex(), made.sender_id.hex()
                 return NewKeyRow(device, _row(key), made.master_secret.hex(), made.master_salt.hex(), *ids)
         raise EdgeError(
-            f"a key of type '{request.type[:20]}' cannot be made here", hint="token, public, certificate or oscore."
+            f"a key of type '{request.type[:20]}' cannot be made here",
+            hint="token, hs256, public, certificate or oscore.",
         )
 
     async def order(self, device: str, request: Ordering) -> Order:

@@ -23,6 +23,8 @@ class DeviceKey(msgspec.Struct):
 
     device: str
     key: str
+    type: str = "token"
+    """`token` or `hs256`."""
 
 
 class DeviceRow(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 from pathlib import Path
@@ -98,6 +99,36 @@ def test_a_board_with_a_jwt_is_let_in_and_its_key_taken_over_by_a_token(gateway:
     (gateway.folder / "empty.pem").write_text("\n")
     for wrong in ("empty.pem", "nowhere.pem", "edge.toml"):
         assert gateway.edge("device", "add", "gh-none", "--public-key", wrong).returncode != 0
+    assert "gh-none" not in [row["device"] for row in gateway.json("device", "list")]
+
+
+def test_a_shared_secret_is_shown_once_and_stands_nowhere_in_the_clear(gateway: Gateway) -> None:
+    made = gateway.json("device", "add", "gh-hs", "--hs256")
+    assert made["type"] == "hs256"
+    now = gateway.json("status")["now"] // 10**6
+    claims = {"iat": now, "exp": now + 600, "aud": "gateway"}
+
+    def signed(secret: str) -> str:
+        return jwt.encode(claims, base64.urlsafe_b64decode(secret + "="), "HS256")
+
+    assert login(gateway, "gh-hs", signed(made["key"])) == ACCEPTED
+    assert login(gateway, "gh-hs", made["key"]) == REFUSED, "the secret itself is never shown to a gateway"
+    rotated = gateway.json("device", "rotate", "gh-hs")
+    assert rotated["type"] == "hs256"
+    assert login(gateway, "gh-hs", signed(made["key"])) == REFUSED
+    said = gateway.says("device", "key", "add", "gh-hs", "--hs256", "--expires", "90d")
+    assert "has the new key 3 (hs256)" in said
+    second = said.split("\n")[2].strip()
+    assert login(gateway, "gh-hs", signed(second)) == login(gateway, "gh-hs", signed(rotated["key"])) == ACCEPTED
+    for secret in (made["key"], rotated["key"], second):
+        raw = base64.urlsafe_b64decode(secret + "=")
+        forms = {secret, base64.b64encode(raw).decode(), raw.hex()}
+        for shown in (gateway.says("device", "show", "gh-hs"), gateway.says("device", "export")):
+            assert not any(form in shown for form in forms)
+        logs = [path.read_text() for path in (gateway.folder / "data/logs").rglob("*") if path.is_file()]
+        assert not any(form in text for form in forms for text in logs)
+    for wrong in (("--hs256", "--no-token"), ("--hs256", "--profile", "iotcore")):
+        assert gateway.edge("device", "add", "gh-none", *wrong).returncode == 1
     assert "gh-none" not in [row["device"] for row in gateway.json("device", "list")]
 
 

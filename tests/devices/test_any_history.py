@@ -50,7 +50,7 @@ async def history(steps: list[tuple[str, str, int]]) -> None:
                     del model.keys[device]
                     model.blocked.discard(device)
                 case "rotate":
-                    token = await registry.rotate(device)
+                    _, token = await registry.rotate(device)
                     assert held is not None
                     (old,) = held
                     model.keys[device] = {str(int(old) + 1): token}

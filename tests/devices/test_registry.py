@@ -85,7 +85,7 @@ async def test_a_new_key_voids_the_old_one() -> None:
     journal = MemoryJournal()
     registry = await Registry.open(journal, ManualClock())
     old = await registry.add("one")
-    new = await registry.rotate("one")
+    _, new = await registry.rotate("one")
     assert not registry.verify("one", old)
     assert registry.verify("one", new)
 
@@ -187,7 +187,7 @@ async def test_what_was_just_changed_is_known_and_stays_so_when_the_listeners_ar
     heard: list[str] = []
     registry.watch(heard.append)
     await registry.add("one")
-    key = await registry.rotate("one")
+    _, key = await registry.rotate("one")
     for stored in await journal.read(-1, 10):
         for listener in journal.late:
             listener([stored])
