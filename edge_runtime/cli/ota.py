@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from devices import release_keys, releases
+from devices.boards import BOARDS
 from devices.flash import plan
 from devices.release_store import Package, new_package
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, count, err, escaped, out, print_json, table
@@ -46,7 +47,8 @@ def release(
     name: Annotated[str, typer.Option(help="What it is called.")],
     version: Annotated[str, typer.Option(help="Which version of that it is.")],
     boards: Annotated[
-        list[str] | None, typer.Option("--board", metavar="PLATFORM", help="rp2, esp32, ...; repeatable; none: all.")
+        list[str] | None,
+        typer.Option("--board", help=f"{', '.join(BOARDS)}, or a sys.platform; repeatable; none: all."),
     ] = None,
     micropython: Annotated[str, typer.Option(help="The least version of MicroPython.")] = "",
     health: Annotated[int, typer.Option(help="Seconds in which it has to prove itself on a board.")] = releases.HEALTH,
@@ -65,8 +67,10 @@ def release(
     if firmware and not any(path.startswith(FIRMWARE) for path in files):
         package = plan.firmware_folder() / "edge_device"
         files |= {FIRMWARE + path.name: path.read_bytes() for path in sorted(package.glob("*.py"))}
+    # A board knows its platform alone: a Pico is an rp2, with Wi-Fi or without.
+    platforms = list(dict.fromkeys(BOARDS[each].family if each in BOARDS else each for each in boards or []))
     manifest = releases.manifest_of(
-        name, version, files, boards=boards, micropython=micropython, health=health, proof=proof
+        name, version, files, boards=platforms, micropython=micropython, health=health, proof=proof
     )
     made = new_package(files, manifest)
     if key is not None:

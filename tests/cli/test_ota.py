@@ -113,6 +113,9 @@ def test_from_a_folder_to_the_fleet(site: Site) -> None:
     bare = (program(site, "0.9") / "main.py", "--name", "bare", "--version", "0.9", "--no-firmware")
     assert [file["path"] for file in site.json("ota", "release", *bare)["files"]] == ["main.py"]
     site.says("ota", "remove", "bare", "0.9")
+    kinds = ("--board", "pico-w", "--board", "pico", "--board", "esp32-s3", "--board", "stm32")
+    assert site.json("ota", "release", *bare, *kinds)["boards"] == ["rp2", "esp32", "stm32"], "as boards say it"
+    site.says("ota", "remove", "bare", "0.9")
     assert "lib/fan.py" in site.says("ota", "show", "greenhouse")
 
     begun = site.json("ota", "roll-out", "greenhouse", "--device", "gh-2", "--first", "gh-1")

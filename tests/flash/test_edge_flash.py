@@ -44,7 +44,7 @@ device.run()
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("g")
-    running = Gateway(folder, f'[serial.bench]\npath = "{folder}/tty*"\n')
+    running = Gateway(folder, f'[serial.bench]\npath = "{folder}/tty*"\n[coap]\nlisten = "127.0.0.1:0"\n')
     try:
         running.up()  # with a serial door that takes every port in one folder
         (running.folder / "board.py").write_text(PROGRAM)
@@ -133,6 +133,13 @@ async def test_a_serial_link_on_a_port_that_the_gateway_has(gateway: Gateway, pl
     assert done["event"]
     assert gateway.json("status")["serial_door"]["boards"] == 1
     (gateway.folder / "tty0").unlink()
+
+
+def test_over_coap(gateway: Gateway, plug: Plug) -> None:
+    """With the boot loader, as every board that was flashed: it tells what it runs before it sends readings."""
+    assert flash(gateway, "gh-10", plug(), "--link", "coap")["event"]
+    (row,) = (row for row in gateway.json("ota", "fleet") if row["device"] == "gh-10")
+    assert (row["runs"], row["state"], row["connected"]) == ("as flashed", "idle", True)
 
 
 def test_a_board_whose_key_is_void(gateway: Gateway, plug: Plug) -> None:
