@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -74,11 +75,16 @@ def find(ports: Callable[[], Iterable[Listed]] = serial_ports, mounts: Path = Pa
 def _mounted(mounts: Path) -> list[Path]:
     """Where FAT file systems are mounted: those drives are nothing else."""
     try:
-        lines = mounts.read_text().splitlines()
+        lines = mounts.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return []
     fields = [line.split(" ") for line in lines]
-    return [Path(each[1].encode().decode("unicode_escape")) for each in fields if len(each) > 2 and each[2] == "vfat"]
+    return [Path(_unescaped(each[1])) for each in fields if len(each) > 2 and each[2] == "vfat"]
+
+
+def _unescaped(text: str) -> str:
+    """A path as the kernel writes it there: spaces and the like in octal, anything else as it is."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def drive_of(folder: Path) -> tuple[Board, ...]:

@@ -108,7 +108,7 @@ def test_what_is_connected(folder: Path, tmp_path: Path) -> None:
         Port("/dev/ttyACM1", 0x2341, 0x0043, "an Arduino"),
     ]
     mounts = tmp_path / "mounts"
-    spaced = folder.rename(tmp_path / "RPI RP2")
+    spaced = folder.rename(tmp_path / "RPI RP2 of Jörg")
     mounts.write_text(
         f"/dev/sda1 / ext4 rw 0 0\n/dev/sdb1 {str(spaced).replace(' ', chr(92) + '040')} vfat rw 0 0\n"
         f"/dev/sdc1 {tmp_path} vfat rw 0 0\n"
