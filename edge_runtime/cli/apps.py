@@ -55,7 +55,7 @@ def apps(context: typer.Context, config_path: ConfigPath = CONFIG, as_json: AsJs
     out.print(shown_rows if rows else "No apps yet. Deploy one with: edge deploy FILE")
     for row in rows:
         if row.health != "ok":
-            out.print(f"  {escaped(row.health)}", soft_wrap=True)
+            out.print(f"  {escaped(row.health)}")
 
 
 def versions(app: AppName, config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
@@ -93,7 +93,7 @@ def token(
         print_json(found)
         return
     out.print(f"The token of [bold]{escaped(found.app)}[/], which cannot be shown again:")
-    out.print(found.token, soft_wrap=True, highlight=False, markup=False)
+    out.print(found.token, highlight=False, markup=False)
 
 
 def decisions(

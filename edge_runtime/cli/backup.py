@@ -36,9 +36,7 @@ def backup(
     if as_json:
         print_json(saved)
     else:
-        out.print(
-            f"Saved {saved.records} records ({saved.bytes} bytes) and the apps in {saved.folder}.", soft_wrap=True
-        )
+        out.print(f"Saved {saved.records} records ({saved.bytes} bytes) and the apps in {saved.folder}.")
 
 
 def restore(
@@ -52,9 +50,7 @@ def restore(
     if as_json:
         print_json(restored)
     else:
-        out.print(
-            f"Restored {restored.records} records and the apps to {restored.folder}. Next: edge run", soft_wrap=True
-        )
+        out.print(f"Restored {restored.records} records and the apps to {restored.folder}. Next: edge run")
 
 
 def salvage(
@@ -69,5 +65,5 @@ def salvage(
         print_json(report)
         return
     for line in report.lines():
-        out.print(line, soft_wrap=True, markup=False)
-    out.print(f"Saved in {to}. Next: move the old data folder away, and 'edge restore {to}'.", soft_wrap=True)
+        out.print(line, markup=False)
+    out.print(f"Saved in {to}. Next: move the old data folder away, and 'edge restore {to}'.")

@@ -14,8 +14,22 @@ from rich.table import Table
 
 from edge_runtime.errors import EdgeError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """Leaves a sentence in one piece for the terminal to wrap, so that a path or a command in it can be copied.
+
+    Tables and trees are laid out for the terminal's width.
+    """
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """As rich's, with `soft_wrap` for what is only text."""
+        if soft_wrap is None:
+            soft_wrap = all(isinstance(each, str) for each in objects)
+        super().print(*objects, soft_wrap=soft_wrap, **options)
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 ConfigPath = Annotated[
     Path, typer.Option("--config", "-c", help="The gateway's configuration file.", envvar="EDGE_CONFIG")
@@ -26,9 +40,9 @@ CONFIG = Path("edge.toml")
 
 def problem(error: EdgeError) -> None:
     """Say what was wrong and what to do."""
-    err.print(f"[bold red]edge:[/] {escaped(str(error))}", soft_wrap=True)
+    err.print(f"[bold red]edge:[/] {escaped(str(error))}")
     if error.hint:
-        err.print(f"      {escaped(error.hint)}", soft_wrap=True)
+        err.print(f"      {escaped(error.hint)}")
 
 
 def print_json(value: Any) -> None:

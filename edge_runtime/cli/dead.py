@@ -62,9 +62,9 @@ def list_(
     for row in found.letters:
         tries = f"{row.attempts} tries" if row.attempts > 1 else "1 try"
         facts = (f"[bold]{row.offset:>8}[/]", f"{ago(row.time, now)} ago", row.flow, f"[red]{row.reason}[/]")
-        out.print("  ".join((*facts, row.device, row.kind, tries)), soft_wrap=True)
+        out.print("  ".join((*facts, row.device, row.kind, tries)))
         if row.summary:
-            out.print(f"          [dim]{escaped(row.summary)}[/]", soft_wrap=True)
+            out.print(f"          [dim]{escaped(row.summary)}[/]")
     hidden = found.open - len(found.letters)
     if hidden or not found.letters:
         out.print(f"Open: {count(found.open, 'dead letter')}" + (f", {hidden} of them not shown." if hidden else "."))
@@ -100,8 +100,8 @@ def show(
     }
     for name, value in facts.items():
         if value:
-            out.print(f"[dim]{name:>11}[/]  {escaped(value)}", soft_wrap=True)
-    out.print(escaped(found.detail), soft_wrap=True)
+            out.print(f"[dim]{name:>11}[/]  {escaped(value)}")
+    out.print(escaped(found.detail))
 
 
 def retry(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -76,9 +77,11 @@ async def _watch(folder: Path) -> None:
             with guest_progress() as progress:
                 await _unless(stop, site.start(_say, progress))
             if not stop.is_set():
+                # The way in which it was called, which works in a second terminal too: `edge` may not be on the path.
+                edge = sys.argv[0] if Path(sys.argv[0]).name == "edge" else "edge"
                 out.print(
                     f"The function is [bold]{site.app}[/]. Edit it and put it live with:\n"
-                    f"  edge deploy --config {site.config} {site.app}\nCtrl-C ends everything.\n"
+                    f"  {edge} deploy --config {site.config} {site.app}\nCtrl-C ends everything.\n"
                 )
                 feeding = asyncio.ensure_future(asyncio.to_thread(_feed, site, picture))
                 await site.start_boards(period_ms=PERIOD_MS)

@@ -206,7 +206,7 @@ def command(
     else:
         result = "" if order.result is None else f": {msgspec.json.encode(order.result).decode()}"
         colour = {"done": "green", UNDER_WAY: "yellow"}.get(order.state, "bold red")
-        out.print(f"{escaped(order.name)}: [{colour}]{order.state}[/]{escaped(result)}", soft_wrap=True)
+        out.print(f"{escaped(order.name)}: [{colour}]{order.state}[/]{escaped(result)}")
         if order.state == UNDER_WAY:
             err.print(f"See what becomes of it with: edge device command {device}")
     if wait and order.state != "done":
@@ -302,4 +302,4 @@ def _show_orders(orders: list[Order]) -> None:
         result = "" if order.result is None else msgspec.json.encode(order.result).decode()
         args = msgspec.json.encode(order.args).decode()
         rows.add_row(order.name, f"{ago(order.created, now)} ago", order.state, escaped(args), escaped(result))
-    out.print(rows if orders else "No commands were given since the gateway started.")
+    out.print(rows if orders else "Nobody has commanded it since the gateway started. What functions order: edge tail")

@@ -41,9 +41,9 @@ def doctor(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
     else:
         for finding in findings:
             mark = "[green]ok[/]  " if finding.ok else "[red]look[/]"
-            out.print(f"{mark} {finding.what}: {finding.found}", soft_wrap=True)
+            out.print(f"{mark} {finding.what}: {finding.found}")
             if finding.advice:
-                out.print(f"     {finding.advice}", soft_wrap=True)
+                out.print(f"     {finding.advice}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -54,7 +54,7 @@ def examine(path: Path) -> Iterator[Finding]:
     known = platform.machine() in ("x86_64", "aarch64") and sys.platform == "linux"
     yield Finding(known, "machine", machine, "" if known else "Linux on x86_64 or aarch64 is what the sandbox runs on.")
     guest = build.SHIPPED if build.SHIPPED.exists() else cache.default_folder() / f"guest-{build.guest_version()}.wasm"
-    if guest.exists():
+    if os.access(guest, os.R_OK):
         yield Finding(True, "sandbox guest", str(guest))
     else:
         buildable = bool(build.builder_version())

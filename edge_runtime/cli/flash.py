@@ -175,7 +175,7 @@ def _micropython(
     if profile is not None and (erase or found is None or (loaded is not None and not loaded.is_build(found.build))):
         loaded = loaded or images.read(images.cached(profile, images.cache_folder()), profile)
         done.image, done.digest = str(loaded.path), loaded.digest
-        err.print(f"{escaped(loaded.path.name)}: SHA-256 {loaded.digest}", soft_wrap=True)
+        err.print(f"{escaped(loaded.path.name)}: SHA-256 {loaded.digest}")
         bench.write(profile, loaded, lambda part: show("MicroPython", part), erase=erase or found is None)
         show("Waiting for MicroPython", None)
         found = bench.answers(profile)
@@ -245,7 +245,7 @@ def _show(attached: list[Attached], as_json: bool) -> None:
         print_json([{"where": str(e.where), "boards": [b.name for b in e.boards], "usb": e.usb} for e in attached])
     elif attached:
         for each in attached:
-            out.print(escaped(each.line), soft_wrap=True)
+            out.print(escaped(each.line))
     else:
         out.print("No board is connected. One that is does not show? See docs/flashing.md.")
 

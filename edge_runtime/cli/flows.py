@@ -49,7 +49,7 @@ def list_(config_path: ConfigPath = CONFIG, as_json: AsJson = False) -> None:
     for row in rows:
         remarks = "; ".join(_remarks(row))
         if remarks:
-            out.print(f"  [bold]{row.flow}[/] {escaped(remarks)}", soft_wrap=True)
+            out.print(f"  [bold]{row.flow}[/] {escaped(remarks)}")
 
 
 def _remarks(row: FlowRow) -> Iterator[str]:
@@ -190,7 +190,7 @@ def _say(row: FlowRow, as_json: bool) -> None:
         print_json(row)
         return
     remarks = "; ".join([f"{count(row.lag, 'record')} behind", *_remarks(row)])
-    out.print(f"[bold]{row.flow}[/] is {row.state}: {escaped(remarks)}", soft_wrap=True)
+    out.print(f"[bold]{row.flow}[/] is {row.state}: {escaped(remarks)}")
 
 
 def _say_rewound(found: Rewound, as_json: bool) -> None:
@@ -203,13 +203,13 @@ def _say_rewound(found: Rewound, as_json: bool) -> None:
         else f"nothing is sent to the outside up to record {found.head}"
     )
     where = f"from record {found.first} (epoch {found.epoch})"
-    out.print(f"[bold]{found.flow}[/] takes everything again {where}; {sending}", soft_wrap=True)
+    out.print(f"[bold]{found.flow}[/] takes everything again {where}; {sending}")
 
 
 def say_replayed(found: Replayed) -> None:
     """What a dry run has found."""
     if not (found.events or found.missing):
-        out.print(f"[bold]{found.flow}[/]: no event that it wants is kept from that time.", soft_wrap=True)
+        out.print(f"[bold]{found.flow}[/]: no event that it wants is kept from that time.")
         return
     failed = f", {found.failed} failed" if found.failed else ""
     out.print(
@@ -217,10 +217,10 @@ def say_replayed(found: Replayed) -> None:
         f"Effects: {found.same} the same, {found.changed} changed, {found.new} new, {found.missing} missing."
     )
     for fault in found.faults:
-        out.print(f"  [red]failed[/]   {escaped(fault.event)}: {escaped(fault.detail)}", soft_wrap=True)
+        out.print(f"  [red]failed[/]   {escaped(fault.event)}: {escaped(fault.detail)}")
     for difference in found.differences:
         if difference.index >= 0 or difference.what == "missing":  # a new failure was told already
-            out.print(_sentence(difference), soft_wrap=True)
+            out.print(_sentence(difference))
     if not found.complete:
         out.print("There is more: raise --limit, or begin later.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import time
 from pathlib import Path
@@ -62,7 +63,8 @@ def init(
         except EdgeError:
             path.unlink()  # so that it can be tried again
             raise
-    out.print(f"Wrote {path}. Next: [bold]edge run --config {path}[/]")
+    next_step = "edge run" if path == CONFIG else f"edge run --config {path}"
+    out.print(f"Wrote {path}. Next: [bold]{next_step}[/]")
 
 
 def _make_authority(settings: config.Config, names: list[str]) -> None:
@@ -72,7 +74,7 @@ def _make_authority(settings: config.Config, names: list[str]) -> None:
         authority.make(settings.gateway.name, now)
     known = list(dict.fromkeys([*own_names(), *names]))
     authority.renew(known, now, look=True)
-    out.print(f"The gateway is to be reached with TLS as {', '.join(known)}.", soft_wrap=True)
+    out.print(f"The gateway is to be reached with TLS as {', '.join(known)}.")
     out.print(f"Boards and programs know it by {authority.certificate}; the other files there are for nobody else.")
 
 
@@ -117,6 +119,7 @@ async def _serve(settings: config.Config) -> int:
     finally:
         await gateway.stop()
     if stopping.is_set():
+        logging.getLogger("edge.gateway").info("stopped, as it was asked to")
         return 0
     err.print("[bold red]edge:[/] the journal's writer has ended; start the gateway again, it recovers by itself")
     return EXIT_RESTART
@@ -150,7 +153,7 @@ def status(
     quota = f" of {storage.max_bytes / 2**20:.0f}" if storage.max_bytes else ""
     out.print(f"Journal: records {storage.first} to {found.head}, {storage.bytes / 2**20:.1f}{quota} MiB")
     colour = {"ok": "green", "full": "bold red"}.get(health.state, "yellow")
-    out.print(f"Health: [{colour}]{escaped(health.words)}[/]", soft_wrap=True)
+    out.print(f"Health: [{colour}]{escaped(health.words)}[/]")
     out.print(
         f"Front door: {door.messages} messages, {door.acknowledged} acknowledged"
         f" (p50 {door.p50 / 1e3:.2f} ms, p99 {door.p99 / 1e3:.2f} ms), {door.duplicates} repeated, {door.dead} dead,"
@@ -210,7 +213,7 @@ def status(
         out.print(rows)
     for row in found.flows:
         if row.route is not None:
-            out.print(f"  [bold]{row.flow}[/] {_route(row.route)}", soft_wrap=True)
+            out.print(f"  [bold]{row.flow}[/] {_route(row.route)}")
 
 
 def _route(counts: RouteCounts) -> str:

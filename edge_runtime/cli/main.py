@@ -85,3 +85,8 @@ def main() -> None:
         # Whoever read our output has gone (`edge tail | head`): nothing is wrong.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # A file or folder that nobody has asked about in particular: the system's own words say it.
+        where = f"{error.filename}: " if error.filename else ""
+        problem(EdgeError(f"{where}{error.strerror or error}", hint="Check that it is there, and who may use it."))
+        sys.exit(1)

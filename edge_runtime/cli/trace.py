@@ -36,7 +36,7 @@ def trace(
         print_json(found)
         return
     for line in (_label(found.root), *_branches(found.root)):
-        out.print(line, soft_wrap=True)
+        out.print(line)
     if not found.complete:
         out.print(f"There may be more: the search ended at record {found.last} or at its limits.")
 

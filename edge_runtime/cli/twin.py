@@ -84,7 +84,7 @@ def state(device: Device, config_path: ConfigPath = CONFIG, as_json: AsJson = Fa
         return
     now = SystemClock().now()
     for row in rows:
-        out.print(f"{ago(row.time, now)} ago: {escaped(msgspec.json.encode(row.state).decode())}", soft_wrap=True)
+        out.print(f"{ago(row.time, now)} ago: {escaped(msgspec.json.encode(row.state).decode())}")
     if not rows:
         out.print(f"{escaped(device)} has not reported a state.")
 

@@ -43,7 +43,7 @@ def tail(
                 sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
                 sys.stdout.flush()
             else:
-                out.print(render(line), soft_wrap=True)
+                out.print(render(line))
 
 
 def render(line: Line) -> str:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from edge_runtime.errors import EdgeError
 from edge_runtime.planes import api_apps, api_devices, api_flows, api_operations, api_ota, api_secrets, api_users
 from edge_runtime.planes.house import House
-from edge_runtime.planes.http import guarded, lines, read, reply
+from edge_runtime.planes.http import guarded, lines, read, reply, until
 from edge_runtime.planes.messages import Backup, Deploy, Lend, Lent
 from edge_runtime.planes.scaling import AlertMessage
 
@@ -26,8 +26,9 @@ MAX_DEPLOY = 12 << 20
 """Bytes of a request with an app: its 8 MiB in base64, and the names."""
 
 
-def application(house: House) -> Starlette:
-    """The routes, over any `House`."""
+def application(house: House, closing: asyncio.Event | None = None) -> Starlette:
+    """The routes, over any `House`; what is followed ends when `closing` is set."""
+    closing = closing or asyncio.Event()
 
     async def status(_: Request) -> Response:
         return reply(house.status())
@@ -65,7 +66,7 @@ def application(house: House) -> Starlette:
         if after is not None and not after.lstrip("-").isdigit():
             raise EdgeError("'after' is the offset of a record")
         follow = request.query_params.get("follow") == "1"
-        return lines(house.tail(None if after is None else int(after), follow))
+        return lines(until(closing, house.tail(None if after is None else int(after), follow)))
 
     return Starlette(
         routes=[
@@ -103,9 +104,9 @@ class ApiServer:
 
     def __init__(self, house: House, path: Path) -> None:
         self._path = path
-        config = uvicorn.Config(
-            application(house), log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=1
-        )
+        self._closing = asyncio.Event()
+        app = application(house, self._closing)
+        config = uvicorn.Config(app, log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=1)
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
@@ -120,6 +121,7 @@ class ApiServer:
         """Stop listening and remove the socket."""
         if self._task is not None:
             self._server.should_exit = True
+            self._closing.set()
             await self._task
         self._path.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
@@ -36,6 +37,25 @@ def lines(messages: AsyncIterator[object]) -> Response:
             yield encode(item) + b"\n"
 
     return StreamingResponse(ndjson(), media_type="application/x-ndjson")
+
+
+async def until(closing: asyncio.Event, messages: AsyncIterator[M]) -> AsyncIterator[M]:
+    """Messages until the server closes: who follows them is let go, not cut off."""
+    closed = asyncio.ensure_future(closing.wait())
+    try:
+        while True:
+            item = asyncio.ensure_future(anext(messages))
+            await asyncio.wait({item, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if not item.done():
+                item.cancel()
+                await asyncio.wait({item})
+                return
+            try:
+                yield item.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        closed.cancel()
 
 
 async def read(request: Request, kind: type[M], limit: int = MAX_BODY) -> M:

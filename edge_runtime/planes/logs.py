@@ -55,10 +55,7 @@ def open_logs(folder: Path, *, terminal: bool = True) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise EdgeError(
-            f"the logs cannot be written to {folder}: {error.strerror}",
-            hint="Name another gateway.data, or run the gateway as the folder's owner.",
-        ) from error
+        raise _unwritable(folder, error) from error
     root = logging.getLogger("edge")
     root.setLevel(logging.INFO)
     root.propagate = False
@@ -67,14 +64,32 @@ def open_logs(folder: Path, *, terminal: bool = True) -> None:
         handler: logging.Handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Plain())
         root.addHandler(handler)
-    root.addHandler(_file(folder / "error.jsonl", logging.WARNING))
-    for name, file in ((SECURITY, "security.jsonl"), (APPLICATION, "application.jsonl")):
-        logger = logging.getLogger(name)
-        logger.handlers = [_file(folder / file, logging.DEBUG)]
+    try:
+        root.addHandler(_file(folder / "error.jsonl", logging.WARNING))
+        for name, file in ((SECURITY, "security.jsonl"), (APPLICATION, "application.jsonl")):
+            logger = logging.getLogger(name)
+            logger.handlers = [_file(folder / file, logging.DEBUG)]
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> EdgeError:
+    return EdgeError(
+        f"the logs cannot be written to {folder}: {error.strerror}",
+        hint="Name another gateway.data, or run the gateway as the folder's owner.",
+    )
+
+
+class _File(logging.handlers.RotatingFileHandler):
+    """One of the three files. Lines for which there is no room are left out, as the disk may be full for hours."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _file(path: Path, level: int) -> logging.Handler:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
+    handler = _File(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8")
     path.chmod(0o600)
     handler.setLevel(level)
     handler.setFormatter(_JsonLines())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from edge_runtime.cli.console import escaped
+from edge_runtime.cli import main
+from edge_runtime.cli.console import escaped, out
 from tests.cli.conftest import EDGE
 
 
@@ -23,6 +25,25 @@ def test_a_configuration_that_cannot_be_written_is_a_sentence(tmp_path: Path, in
     assert "cannot be written" in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_used_is_a_sentence_whoever_opens_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb() -> None:
+        Path("/nowhere/edge").read_text()
+
+    monkeypatch.setattr(sys.modules["edge_runtime.cli.main"], "app", verb)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "edge: /nowhere/edge: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_sentence_stays_in_one_piece_for_who_searches_it(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "/".join(["folder"] * 30)
+    out.print(f"Saved in {name} for you.")
+    assert f"Saved in {name} for you." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["show", "retry", "drop"])

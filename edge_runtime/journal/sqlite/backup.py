@@ -53,7 +53,9 @@ def copy(db: apsw.Connection, to: Path) -> Generator[BackedUp | None, None, None
     except StorageError as error:
         yield BackedUp(0, 0, str(error), error.hint)
     except apsw.Error as error:
-        yield BackedUp(0, 0, f"the backup to {to} failed: {error}", "Check the room on that disk.")
+        # SQLite's own words belong to the journal here, not to the copy: "not an error" of a full disk.
+        why = "no room is left there" if isinstance(error, apsw.FullError) else f"{type(error).__name__}: {error}"
+        yield BackedUp(0, 0, f"the backup to {to} failed: {why}", "Check the room on that disk.")
     except OSError as error:
         yield BackedUp(0, 0, f"the backup to {to} failed: {error.strerror}", "Check that folder.")
     finally:

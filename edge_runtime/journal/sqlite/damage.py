@@ -62,7 +62,8 @@ class Report(msgspec.Struct, frozen=True):
     def lines(self) -> list[str]:
         """The report for a person."""
         if self.ok:
-            return [f"The journal is sound: {self.records} records, {self.first} to {self.head}.", self.advice]
+            which = f": {self.records} records, {self.first} to {self.head}" if self.records else " and empty"
+            return [f"The journal is sound{which}.", self.advice]
         found = [f"Records {d.first} to {d.last} are lost: {d.why}." for d in self.damage]
         if self.tables:
             found.append(f"The saved tables are damaged: {self.tables}.")
