@@ -109,14 +109,18 @@ class Device:
             self._shell.wake()
 
     def updates(self):
-        """What keeps this board's versions (`ota.Ota`); None without the boot loader, or without `ota.py`."""
+        """What keeps this board's versions (`ota.Ota`); None without the boot loader, `ota.py`, or memory for it."""
         if "edge_boot" not in sys.modules:
             return None
         try:
             from .ota import attach
+
+            return attach(self.core)
         except ImportError:
-            return None
-        return attach(self.core)
+            pass
+        except MemoryError:  # readings are worth more
+            self.core.log("there is too little memory for updates")
+        return None
 
     async def serve(self):
         """Run for ever, beside other asyncio tasks."""

@@ -1,5 +1,7 @@
 """The face that programs are written against, and the settings file."""
 
+import sys
+
 from bench_gateway import raises
 from edge_device.config import Config, ConfigError, load
 from edge_device.device import Device
@@ -95,6 +97,27 @@ def check_commands_find_their_function():
 
     assert fan(3) == 3
     assert device.core.commands.handlers["fan"] is fan
+
+
+def check_too_little_memory_for_updates_costs_the_updates_alone():
+    class Small:
+        @staticmethod
+        def attach(_core):
+            raise MemoryError
+
+    device = Device(Config(GOOD))
+    lines = []
+    device.core.log = lines.append
+    sys.modules["edge_boot"] = sys.modules["edge_device.ota"] = Small
+    try:
+        assert device.updates() is None
+    finally:
+        del sys.modules["edge_boot"]
+        del sys.modules["edge_device.ota"]
+    assert device.core.ota is None
+    assert lines == ["there is too little memory for updates"]
+    assert device.updates() is None, "there is no boot loader"
+    assert len(lines) == 1
 
 
 def check_every_start_has_another_boot_id():
