@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import tty
 from pathlib import Path
 
@@ -13,6 +14,9 @@ _CHUNK = 64
 _BACKLOG = 4096
 """Bytes under way each way; beyond these the sender has to wait."""
 _TICK = 0.01
+_KEPT = 4096
+"""Bytes kept of what the board has sent."""
+_TEXT = re.compile(rb"[\t\r\n -~]{12,}")
 _GATHER = 0.003
 """Seconds that an emulator gets to put its bytes together, each of which it writes by itself."""
 
@@ -31,6 +35,8 @@ class FaultyLine(Faults):
         self.passed = [0, 0]
         """Bytes from the board and to it."""
         self.board = -1
+        self.said = b""
+        """The last that the board has sent, before anything happened to it."""
         self._loop = asyncio.get_running_loop()
         self._slave = -1
         self._own = -1
@@ -62,6 +68,10 @@ class FaultyLine(Faults):
             os.close(self._slave)
             os.close(master)
 
+    def text(self) -> str:
+        """What of the last that the board has sent can be read by people: its log, a traceback."""
+        return "\n".join(part.decode() for part in _TEXT.findall(self.said))
+
     def attach(self, fd: int) -> None:
         """The board's end is this descriptor, which does not block and stays its owner's."""
         self._board_end.close()
@@ -79,6 +89,10 @@ class FaultyLine(Faults):
             os.close(self._own)
             os.close(self.board)
             self._own = -1
+
+    async def stop(self) -> None:
+        """The same, as networks have it."""
+        self.close()
 
     def other(self, end: _End) -> _End:
         """The end at the other side."""
@@ -154,6 +168,8 @@ class _End:
             self._loop.remove_reader(self.fd)
             self._pause = self._loop.call_later(_TICK, self._resume, self.fd)
             return
+        if self._to_board:  # what is read at the board's end comes from it
+            self._line.said = (self._line.said + data)[-_KEPT:]
         for piece in self._line.fate(data, not self._to_board):
             far.take(piece)
 

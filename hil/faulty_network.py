@@ -53,6 +53,11 @@ class FaultyTcp(Faults):
         for pair in list(self._pairs):
             pair.reset()
 
+    def half_open(self) -> None:
+        """All connections carry nothing any more, and neither end is told, not even if the other hangs up."""
+        for pair in self._pairs:
+            pair.dead = True
+
     async def stop(self) -> None:
         """Take the network away, connections included."""
         if self._server is not None:
@@ -81,14 +86,18 @@ class FaultyTcp(Faults):
         pair = _Pair(writer, far_writer)
         self._pairs.add(pair)
         try:
-            await asyncio.gather(self._carry(reader, far_writer, False), self._carry(far_reader, writer, True))
+            await asyncio.gather(
+                self._carry(pair, reader, far_writer, False), self._carry(pair, far_reader, writer, True)
+            )
         except OSError:
             pass
         finally:
             self._pairs.discard(pair)
             pair.reset()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to_board: bool) -> None:
+    async def _carry(
+        self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to_board: bool
+    ) -> None:
         """One direction: a reader, and pieces that wait until they are due."""
         loop = asyncio.get_running_loop()
         turn = InTurn(self, loop.time)
@@ -98,7 +107,9 @@ class FaultyTcp(Faults):
             while True:
                 due, data = await waiting.get()
                 await asyncio.sleep(due - loop.time())
-                while self.closed(to_board):  # TCP would try for minutes: it all arrives when the cut is mended
+                while pair.dead or self.closed(
+                    to_board
+                ):  # TCP would try for minutes: it all arrives when the cut is mended
                     await asyncio.sleep(0.02)
                 if not data:
                     if writer.can_write_eof():
@@ -110,7 +121,12 @@ class FaultyTcp(Faults):
         handing = asyncio.ensure_future(hand_on())
         try:
             while True:
-                data = await reader.read(_CHUNK)
+                try:
+                    data = await reader.read(_CHUNK)
+                except OSError:
+                    if not pair.dead:
+                        raise
+                    data = b""
                 await waiting.put((turn.due(len(data), self._held_up()), data))
                 if not data:
                     break
@@ -134,6 +150,8 @@ class _Pair:
 
     def __init__(self, near: asyncio.StreamWriter, far: asyncio.StreamWriter) -> None:
         self._writers = (near, far)
+        self.dead = False
+        """It carries nothing, and neither end is told."""
 
     def reset(self) -> None:
         """End both at once."""
@@ -163,6 +181,7 @@ class FaultyUdp(Faults):
         self._checksums = checksums
         self._near: asyncio.DatagramTransport | None = None
         self._far: dict[Address, asyncio.DatagramTransport] = {}
+        self._forgotten: list[asyncio.DatagramTransport] = []
         self._opening: dict[Address, asyncio.Task[asyncio.DatagramTransport]] = {}
         self._free = [0.0, 0.0]
 
@@ -175,8 +194,14 @@ class FaultyUdp(Faults):
 
     def rebind(self) -> None:
         """The router forgets who is who: the next datagram of a board comes to the gateway from another port."""
-        for transport in self._far.values():
+        self.half_open()
+        for transport in self._forgotten:
             transport.close()
+        self._forgotten.clear()
+
+    def half_open(self) -> None:
+        """The same, and what the gateway sends to the old port gets lost without a word."""
+        self._forgotten += self._far.values()
         self._far.clear()
 
     async def stop(self) -> None:
@@ -206,7 +231,7 @@ class FaultyUdp(Faults):
 
     async def _open(self, sender: Address) -> asyncio.DatagramTransport:
         def answered(data: bytes, _: Address) -> None:
-            if self._near is not None:
+            if self._near is not None and self._far.get(sender) is transport:
                 self._send(data, self._near, sender, True)
 
         loop = asyncio.get_running_loop()

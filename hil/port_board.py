@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from hil.board import BoardConfig, BoardError
 from hil.faulty_line import FaultyLine
 from hil.flash import write_flash
 from hil.journal import BoardJournal
+from hil.ports import trouble
+from hil.unix_board import OLDEST
 
 LEASE = 100
 """Seconds after which the program gives the prompt back: until then Ctrl-C is a byte like others."""
@@ -23,7 +24,11 @@ GIVE_UP = LEASE + 20
 """Seconds after which a board whose prompt is not there is given up."""
 _BACK = 30.0
 """Seconds that a port may be away after a reset."""
+_ANSWER = 20.0
 _COPY = 120.0
+_SILENT: set[Path] = set()
+"""Ports at which nobody has answered: each is waited for once."""
+_WHO = "import sys; print('runs', sys.implementation[0], *sys.implementation[1][:2])"
 
 
 class PortBoard:
@@ -46,15 +51,15 @@ class PortBoard:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started."""
-        return self._opened is not None
+        """Whether it has been started, and its port is there."""
+        return self._opened is not None and self.port.exists()
 
     async def start(self) -> None:
         """Put the program, the firmware and the settings onto the board, and reset it. Raises BoardError."""
-        if self.running:
+        if self._opened is not None:
             raise BoardError(f"board '{self.device}' is running already")
-        if find_spec("mpremote") is None:
-            raise BoardError("mpremote is not installed", hint="pip install 'edge-runtime[flashing]'")
+        if why := missing(self.port):
+            raise BoardError(why)
         settings = {**self.config.settings, "lease": LEASE}
         config = BoardConfig(self.device, self.config.key, options=self.config.options, settings=settings)
         with tempfile.TemporaryDirectory(dir=self.folder.parent) as made:
@@ -66,11 +71,6 @@ class PortBoard:
         await self._remote("reset")
         self._opened = await asyncio.to_thread(self._open)
         self._line.attach(self._opened.fileno())
-
-    async def reset(self) -> None:
-        """Start its program anew, once it has given the prompt back."""
-        await self.stop()
-        await self.start()
 
     async def stop(self) -> None:
         """Let go of the port; the board runs on, until its lease is over."""
@@ -92,18 +92,33 @@ class PortBoard:
         return BoardJournal()
 
     async def _prompt(self) -> None:
-        """Wait for the prompt: a program of ours gives it back when its lease is over."""
-        end = asyncio.get_running_loop().time() + GIVE_UP
+        """Wait for the prompt, which a program of ours gives back when its lease is over, and look who is there."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (0 if self.port in _SILENT else GIVE_UP)
         while True:
             try:
-                await self._remote("exec", "pass")
-                return
-            except BoardError:
-                if asyncio.get_running_loop().time() > end:
-                    raise
+                said = await self._remote("exec", _WHO)
+                break
+            except BoardError as error:
+                if why := trouble(self.port):
+                    raise BoardError(why) from None
+                if loop.time() > end:
+                    _SILENT.add(self.port)
+                    raise BoardError(
+                        f"nobody gives MicroPython's prompt at {self.port} in {GIVE_UP} s; the last try: {error}",
+                        hint="Press the board's reset button. `edge flash` puts MicroPython onto it.",
+                    ) from None
                 await asyncio.sleep(1)
+        name, *version = said.rpartition("runs ")[2].split()
+        if name != "micropython" or tuple(map(int, version)) < OLDEST:
+            raise BoardError(
+                f"the board at {self.port} runs {name} {'.'.join(version)}; the firmware needs MicroPython "
+                f"{'.'.join(map(str, OLDEST))} or later",
+                hint="`edge flash` puts a newer one onto it.",
+            )
 
-    async def _remote(self, *arguments: str, timeout: float = 20) -> None:
+    async def _remote(self, *arguments: str, timeout: float | None = None) -> str:
+        timeout = timeout or _ANSWER
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "mpremote", "connect", str(self.port), *arguments),
             stdin=asyncio.subprocess.DEVNULL,
@@ -111,16 +126,19 @@ class PortBoard:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            said, _ = await asyncio.wait_for(process.communicate(), timeout)
+            output, _ = await asyncio.wait_for(process.communicate(), timeout)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
             raise BoardError(f"the board at {self.port} does not answer '{arguments[0]}' in {timeout:g} s") from None
-        self._log = (self._log + said.decode(errors="replace"))[-8192:]
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        said = output.decode(errors="replace")
+        self._log = (self._log + said)[-8192:]
         if process.returncode:
-            last = self._log.strip().rpartition("\n")[2]
+            last = said.strip().rpartition("\n")[2]
             raise BoardError(f"the board at {self.port} does not do '{arguments[0]}': {last}")
+        return said
 
     def _open(self) -> Any:
         """The port, which is away for a moment after a reset of boards that are a USB device themselves."""
@@ -138,3 +156,10 @@ class PortBoard:
             else:
                 os.set_blocking(opened.fileno(), False)
                 return opened
+
+
+def missing(port: Path) -> str:
+    """Why scenarios cannot run on the board at a port; empty where they can be tried."""
+    if find_spec("mpremote") is None:
+        return "mpremote is not installed: pip install 'edge-runtime[flashing]'"
+    return trouble(port)

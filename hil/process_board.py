@@ -58,6 +58,14 @@ class ProcessBoard:
         root = self.folder / "flash"
         await asyncio.to_thread(write_flash, root, self._program, self.config, self.ports)
         (root / "buttons").unlink(missing_ok=True)
+        await self._run(root)
+
+    async def reset(self) -> None:
+        """Start the program anew, with the file system as it is at this moment."""
+        await self.kill()
+        await self._run(self.folder / "flash")
+
+    async def _run(self, root: Path) -> None:
         self._journal_start = self._journal_file.stat().st_size if self._journal_file.exists() else 0
         # The key stands in the settings file only; neither the arguments nor the environment show it.
         arguments = ["-m", "hil.machine", self.machine, "--heap", self._heap, "--parent", str(os.getpid()), str(root)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
 import sys
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +41,7 @@ class QemuBoard:
         self._process: asyncio.subprocess.Process | None = None
         self._uart: socket.socket | None = None
         self._test: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._monitor: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     @property
     def device(self) -> str:
@@ -61,31 +64,27 @@ class QemuBoard:
         hexfile = self.folder / "microbit.hex"
         period = self.config.settings.get("period_ms", 1000)
         hexfile.write_text(image(FIRMWARE.read_text(), program(self.device, period).pieces))
-        ours, theirs = socket.socketpair()
+        ours, uart = socket.socketpair()
         test, tested = socket.socketpair()
-        command = [EMULATOR, "-M", "microbit", "-nographic", "-monitor", "none", "-nodefaults"]
-        command += ["-chardev", f"socket,id=uart,fd={theirs.fileno()}", "-serial", "chardev:uart"]
-        command += [
-            "-chardev",
-            f"socket,id=qtest,fd={tested.fileno()}",
-            "-qtest",
-            "chardev:qtest",
-            "-qtest-log",
-            "none",
-        ]
-        command += ["-device", f"loader,file={hexfile}"]
-        with theirs, tested, (self.folder / "board.log").open("ab") as log:
+        control, controlled = socket.socketpair()
+        command = [EMULATOR, "-M", "microbit", "-nographic", "-nodefaults", "-device", f"loader,file={hexfile}"]
+        for name, end in (("uart", uart), ("qtest", tested), ("qmp", controlled)):
+            command += ["-chardev", f"socket,id={name},fd={end.fileno()}"]
+        command += ["-serial", "chardev:uart", "-qtest", "chardev:qtest", "-qtest-log", "none"]
+        command += ["-mon", "chardev=qmp,mode=control"]
+        with uart, tested, controlled, (self.folder / "board.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *[sys.executable, "-m", "hil.tied", str(os.getpid()), *command],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(), tested.fileno()),
+                pass_fds=(uart.fileno(), tested.fileno(), controlled.fileno()),
                 start_new_session=True,
             )
         ours.setblocking(False)
         self._uart = ours
         self._test = await asyncio.open_connection(sock=test)
+        self._monitor = await asyncio.open_connection(sock=control)
         self._line.attach(ours.fileno())
         await self.pin()  # it answers, so it runs
 
@@ -104,15 +103,15 @@ class QemuBoard:
         await process.wait()
         self._uart.close()
         self._uart = None
-        if self._test is not None:
-            self._test[1].close()
+        for _, writer in filter(None, (self._test, self._monitor)):
+            writer.close()
             with suppress(OSError):
-                await self._test[1].wait_closed()
+                await writer.wait_closed()
 
     async def reset(self) -> None:
-        """Start the program anew."""
-        await self.kill()
-        await self.start()
+        """The processor begins anew, whatever it was doing; its line stays where it is."""
+        for question in ("qmp_capabilities", "system_reset"):
+            await self._order(question)
 
     async def press(self, button: str) -> None:
         """Press and release a button: `a` or `b`."""
@@ -139,18 +138,36 @@ class QemuBoard:
         return BoardJournal()
 
     async def _ask(self, question: str) -> str:
-        if self._test is None or not self.running:
+        """Say something to the test port, where pins are."""
+        async for line in self._answers(self._test, question):
+            if line.startswith("OK"):
+                return line[2:].strip()
+            if not line.startswith("IRQ"):
+                break
+        raise BoardError(f"the emulator does not understand '{question}': {line}")
+
+    async def _order(self, name: str) -> None:
+        """Have the emulator's monitor (QMP) do something."""
+        async for line in self._answers(self._monitor, json.dumps({"execute": name})):
+            answer = json.loads(line)
+            if "return" in answer:
+                return
+            if "error" in answer:
+                break
+        raise BoardError(f"the emulator does not do '{name}': {line}")
+
+    async def _answers(
+        self, port: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None, question: str
+    ) -> AsyncIterator[str]:
+        if port is None or not self.running:
             raise BoardError(f"board '{self.device}' has no power")
-        reader, writer = self._test
+        reader, writer = port
         writer.write(question.encode() + b"\n")
         while True:
             line = (await asyncio.wait_for(reader.readline(), _ANSWER_TIMEOUT)).decode().strip()
             if not line:
                 raise BoardError(f"the emulator has ended: {self.logs()[-500:].strip()}")
-            if line.startswith("OK"):
-                return line[2:].strip()
-            if not line.startswith("IRQ"):
-                raise BoardError(f"the emulator does not understand '{question}': {line}")
+            yield line
 
 
 def program(device: str, period_ms: object) -> Subset:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from hil.board import Board, Buttons, Pins
+from edge_runtime.errors import EdgeError
+from hil.board import Board, Buttons, Pins, Reset
 from hil.faults import Faults
 from hil.faulty_line import FaultyLine
-from hil.faulty_network import FaultyTcp
+from hil.faulty_network import FaultyTcp, FaultyUdp
 from hil.scenario import Scenario, Step
 
 _POLL = 0.05
@@ -57,9 +57,19 @@ class Gateway(Protocol):
         """How a command ended, if it has."""
         ...
 
+    def log(self) -> str:
+        """What it has said about the device: on a serial line, also what the board prints."""
+        ...
+
 
 class Failed(AssertionError):
     """A step did not come about; says which, and what was seen instead."""
+
+
+def told(error: BaseException) -> str:
+    """An error in a line, with what to do about it."""
+    hint = getattr(error, "hint", "")
+    return f"{error}{hint and f' ({hint})'}" or "there was no answer in time"
 
 
 @dataclass
@@ -69,8 +79,8 @@ class Bench:
     board: Board
     link: Faults | None
     gateway: Gateway
-    has: frozenset[str]
-    """The capabilities, as in `scenario.CAPABILITIES`."""
+    _on: bool = False
+    """Whether the board is to have power."""
     _mark: int = 0
     _command: str = ""
     _seen: list[Record] = field(default_factory=list)
@@ -80,10 +90,11 @@ class Bench:
         for step in scenario.steps:
             try:
                 await self._step(step)
-            except (Failed, TimeoutError) as error:
+            except (Failed, TimeoutError, EdgeError) as error:
                 raise Failed(
-                    f"{scenario.path}:{step.line}: {step.text}\n{error}\nseen: {self._summary()}\n"
-                    f"the board's log: {self.board.logs()[-2000:]}"
+                    f"{scenario.path}:{step.line}: {step.text}\n{told(error)}\n"
+                    f"seen: {self._summary()}\nthe board's log: {self._logs()[-2000:]}\n"
+                    f"the gateway's: {self.gateway.log()[-2000:]}"
                 ) from None
 
     async def _step(self, step: Step) -> None:
@@ -92,10 +103,15 @@ class Bench:
         match step.verb:
             case "power on":
                 await self.board.start()
+                self._on = True
             case "power off":
+                self._on = False
                 await self.board.stop()
             case "cut power":
+                self._on = False
                 await self.board.kill()
+            case "reset":
+                await cast(Reset, self.board).reset()
             case "press":
                 await cast(Buttons, self.board).press(step.name)
             case "command":
@@ -123,6 +139,8 @@ class Bench:
                 link.cut = True
             case _, "deaf":
                 link.deaf_board = True
+            case _, "half-open":
+                cast(FaultyTcp | FaultyUdp, link).half_open()
             case _, "break":
                 cast(FaultyTcp, link).break_connections()
             case _, "unplug":
@@ -136,15 +154,20 @@ class Bench:
                 await self._until(step, lambda: self._came(step))
             case "expect events":
                 await self._until(step, lambda: self._many(step.number))
+            case "expect restart":
+                await self._until(step, self._restarted)
             case "expect reply":
-                await self._replied(step)
+                await self._until(step, self._replied)
+                reply = await self.gateway.reply(self._command)
+                assert reply is not None
+                if reply.status != _STATUS[step.name] or step.data not in (None, reply.result):
+                    raise Failed(f"the reply is {reply}")
             case "expect pin":
-                await self._until(step, lambda: self._pin(step.name == "on"))
+                await self._until(step, lambda: self._pin(step.name))
             case "expect connected":
-                wanted = step.name == "connected"
-                await self._until(step, lambda: self._is_connected(wanted))
+                await self._until(step, lambda: self._connection(step.name))
             case "expect log":
-                await self._until(step, lambda: step.name in self.board.logs())
+                await self._until(step, lambda: self._logged(step.name))
             case "expect once":
                 await self._once()
 
@@ -152,31 +175,37 @@ class Bench:
         self._seen = await self.gateway.records()
         return [record for record in self._seen if record.kind == "event"]
 
-    async def _came(self, step: Step) -> bool:
-        new = (await self._events())[self._mark :]
-        return any(event.name == step.name and step.data in (None, event.data) for event in new)
+    # What is expected is looked for by these: each says what is there instead, or nothing.
 
-    async def _many(self, number: int) -> bool:
-        return len(await self._events()) >= self._mark + number
+    async def _came(self, step: Step) -> str:
+        since = [event.data for event in (await self._events())[self._mark :] if event.name == step.name]
+        if since and step.data in (None, *since):
+            return ""
+        return f"the newest of this kind since then: {since[-3:]}" if since else "none of this kind since then"
 
-    async def _pin(self, on: bool) -> bool:
-        return await cast(Pins, self.board).pin() == on
+    async def _many(self, number: int) -> str:
+        came = len(await self._events()) - self._mark
+        return "" if came >= number else f"{came} came"
 
-    async def _is_connected(self, wanted: bool) -> bool:
-        return await self.gateway.connected() == wanted
+    async def _restarted(self) -> str:
+        starts = [event.id.rpartition("/")[0] for event in await self._events()]
+        return "" if set(starts[self._mark :]) - set(starts[: self._mark]) else "no event of a new start came"
 
-    async def _replied(self, step: Step) -> None:
+    async def _replied(self) -> str:
         if not self._command:
             raise Failed("there is no command that could be replied to")
+        return "no reply came" if await self.gateway.reply(self._command) is None else ""
 
-        async def has_ended() -> bool:
-            return await self.gateway.reply(self._command) is not None
+    async def _pin(self, wanted: str) -> str:
+        pin = "on" if await cast(Pins, self.board).pin() else "off"
+        return "" if pin == wanted else f"it is {pin}"
 
-        await self._until(step, has_ended)
-        reply = await self.gateway.reply(self._command)
-        assert reply is not None
-        if reply.status != _STATUS[step.name] or step.data not in (None, reply.result):
-            raise Failed(f"the reply is {reply}")
+    async def _connection(self, wanted: str) -> str:
+        state = "connected" if await self.gateway.connected() else "disconnected"
+        return "" if state == wanted else f"the gateway takes it for {state}"
+
+    async def _logged(self, text: str) -> str:
+        return "" if text in self._logs() else "it is not there"
 
     async def _once(self) -> None:
         """Each reading is there once, none is missing that the board could send, none is unreadable."""
@@ -198,16 +227,19 @@ class Bench:
         if lost:
             raise Failed(f"the board was told that these are stored, and they are not: {sorted(lost)[:5]}")
 
-    async def _until(self, step: Step, condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    async def _until(self, step: Step, look: Callable[[], Awaitable[str]]) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + step.within
-        while True:
-            found = condition()
-            if await found if inspect.isawaitable(found) else found:
-                return
+        while instead := await look():
+            if self._on and not self.board.running:
+                raise Failed("the board runs no more: its program has ended, or its port is gone")
             if loop.time() > end:
-                raise Failed(f"it did not come about in {step.within:g} s")
+                raise Failed(f"it did not come about in {step.within:g} s: {instead}")
             await asyncio.sleep(_POLL)
+
+    def _logs(self) -> str:
+        """What the board has said, on its line too."""
+        return self.board.logs() + (self.link.text() if isinstance(self.link, FaultyLine) else "")
 
     def _summary(self) -> str:
         kinds: dict[str, int] = {}

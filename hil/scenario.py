@@ -14,7 +14,7 @@ from typing import Any
 
 from edge_runtime.errors import EdgeError
 
-CAPABILITIES = ("power", "buttons", "pins", "link", "stream", "unplug", "journal")
+CAPABILITIES = ("power", "reset", "buttons", "pins", "link", "network", "presence", "stream", "unplug", "journal")
 """What a board on its link may be able to do: see `docs/hil.md`."""
 WITHIN = 30.0
 """Seconds that an expectation waits where it does not say."""
@@ -25,12 +25,14 @@ _STEPS = {
     "power on": r"power on",
     "power off": r"power off",
     "cut power": r"cut power",
+    "reset": r"reset",
     "press": r"press (?P<name>\w+)",
     "command": rf"command (?P<name>[\w.-]+){_JSON}",
     "wait": r"wait (?P<number>\d+) s",
     "expect event": rf"expect event (?P<name>[\w.-]+){_JSON}{_WITHIN}",
     "expect events": rf"expect (?P<number>\d+) events{_WITHIN}",
     "expect reply": rf"expect reply (?P<name>ok|failed|unknown|expired){_JSON}{_WITHIN}",
+    "expect restart": rf"expect restart{_WITHIN}",
     "expect pin": rf"expect pin (?P<name>on|off){_WITHIN}",
     "expect connected": rf"expect (?P<name>connected|disconnected){_WITHIN}",
     "expect once": r"expect each reading once",
@@ -38,17 +40,20 @@ _STEPS = {
     "link share": r"link (?P<name>loss|damage|duplicates) (?P<number>\d+)%",
     "link time": r"link (?P<name>delay|jitter) (?P<number>\d+) ms",
     "link rate": r"link slow (?P<number>\d+) bytes/s",
-    "link state": r"link (?P<name>cut|deaf|good|break|unplug|plug)",
+    "link state": r"link (?P<name>cut|deaf|half-open|good|break|unplug|plug)",
 }
 _NEEDS = {
     "power off": "power",
     "cut power": "power",
+    "reset": "reset",
     "press": "buttons",
     "expect pin": "pins",
     "link share": "link",
     "link time": "link",
     "link rate": "link",
     "link state": "link",
+    "disconnected": "presence",
+    "half-open": "network",
     "break": "stream",
     "unplug": "unplug",
     "plug": "unplug",
@@ -89,7 +94,11 @@ class Scenario:
 
 def read(path: Path) -> Scenario:
     """Read a file. Raises ScenarioError, which names the line."""
-    return parse(path.read_text(), path)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeError) as error:
+        raise ScenarioError(f"{path} cannot be read: {error}") from None
+    return parse(text, path)
 
 
 def parse(text: str, path: Path) -> Scenario:
@@ -110,7 +119,8 @@ def parse(text: str, path: Path) -> Scenario:
             period = int(found[1])
         elif line:
             step = _step(line, number, place)
-            needs |= {_NEEDS[word] for word in (step.verb, step.name) if word in _NEEDS}
+            words = (step.verb, step.name) if step.verb in ("link state", "expect connected") else (step.verb,)
+            needs |= {_NEEDS[word] for word in words if word in _NEEDS}
             steps.append(step)
     if not title:
         raise ScenarioError(f"{path}:1: a scenario begins with a line '# what it shows'")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hil.faulty_line import FaultyLine
-from hil.kinds import has, make
+from hil.kinds import Place, kind_of
 from hil.port_board import PortBoard
 from hil.run import Bench
 from hil.scenario import Scenario
@@ -34,17 +33,14 @@ async def test_scenario(
 ) -> None:
     """A scenario on a board, at the gateway's own process."""
     device = f"board-{next(_NUMBERS)}"
-    key = await gateway.add(device)
-    board, link = await make(kind, tmp_path, device, key, gateway.doors, scenario.period_ms, image)
+    place = Place(tmp_path, device, await gateway.add(device), gateway.doors, scenario.period_ms, image)
+    board, link = await kind_of(kind).make(place)
     view = View(gateway, device)
     try:
-        await Bench(board, link, view, has(kind)).run(scenario)
+        await Bench(board, link, view).run(scenario)
     finally:
         if isinstance(board, PortBoard) and board.running:
             link.heal()
             await give_back(view)
         await board.stop()
-        if isinstance(link, FaultyLine):
-            link.close()
-        else:
-            await link.stop()
+        await link.stop()

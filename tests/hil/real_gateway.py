@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -26,14 +26,13 @@ class RealGateway:
     """One process for all scenarios of a run."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
-        lines = folder / "lines"
+        self.doors: Doors
+        """Where boards connect, once started."""
+        self._lines = lines = folder / "lines"
         lines.mkdir()
-        self.doors = Doors(port, lines)
         self._config = folder / "edge.toml"
         self._config.write_text(
-            f'[mqtt]\nlisten = "127.0.0.1:{port}"\n[functions]\nexecutors = 1\n'
+            '[mqtt]\nlisten = "127.0.0.1:0"\n[coap]\nlisten = "127.0.0.1:0"\n[functions]\nexecutors = 1\n'
             f'[serial.boards]\npath = "{lines}/tty-*"\n[serial.bare]\npath = "{lines}/bare-*"\nauth = false\n'
         )
         self._log = folder / "gateway.log"
@@ -48,11 +47,13 @@ class RealGateway:
         end = time.monotonic() + START
         while time.monotonic() < end and self._process.poll() is None:
             with contextlib.suppress(NotRunning):
-                self.api.status()
+                status = self.api.status()
+                mqtt, coap = (int(address.rpartition(":")[2]) for address in (status.mqtt, status.coap))
+                self.doors = Doors(mqtt, coap, self._lines)
                 return
             time.sleep(0.05)
         self.stop()
-        raise AssertionError(self._log.read_text())
+        raise AssertionError(self.log())
 
     def stop(self) -> None:
         """End it."""
@@ -65,6 +66,10 @@ class RealGateway:
                 self._process.kill()
                 self._process.wait()
 
+    def log(self) -> str:
+        """What it has said."""
+        return self._log.read_text(errors="replace")
+
     async def add(self, device: str) -> str:
         """A new device; its key."""
         return (await asyncio.to_thread(self.api.add_device, device)).key
@@ -74,6 +79,7 @@ class View:
     """The gateway as one device's scenario sees it: `hil.run.Gateway`."""
 
     def __init__(self, gateway: RealGateway, device: str) -> None:
+        self._gateway = gateway
         self._api = gateway.api
         self._device = device
         self._records: list[Record] = []
@@ -107,3 +113,8 @@ class View:
         """The end of a command."""
         await self.records()
         return self._replies.get(command)
+
+    def log(self) -> str:
+        """The lines of the gateway's log that name the device."""
+        named = re.compile(rf"\b{re.escape(self._device)}\b")
+        return "\n".join(line for line in self._gateway.log().splitlines() if named.search(line))

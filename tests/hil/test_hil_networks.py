@@ -152,6 +152,37 @@ async def test_a_broken_connection_is_reset_and_a_new_one_works_unless_refused()
         writer.close()
 
 
+async def test_a_half_open_connection_tells_nobody_and_a_new_one_works() -> None:
+    hung_up = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(100):
+                writer.write(data)
+        finally:
+            hung_up.set()
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        network = FaultyTcp(*server.sockets[0].getsockname())
+        await network.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", network.port)
+        writer.write(b"1")
+        assert await asyncio.wait_for(reader.readexactly(1), 20) == b"1"
+        network.half_open()
+        writer.write(b"2")
+        other, again = await asyncio.open_connection("127.0.0.1", network.port)
+        again.write(b"3")
+        assert await asyncio.wait_for(other.readexactly(1), 20) == b"3"
+        writer.transport.abort()
+        again.write(b"4")
+        assert await asyncio.wait_for(other.readexactly(1), 20) == b"4"
+        assert not hung_up.is_set(), "the far end does not hear that the near one has gone"
+        await network.stop()
+        await asyncio.wait_for(hung_up.wait(), 20)
+        again.close()
+
+
 async def test_datagrams_arrive_and_answers_find_back(udp: Udp) -> None:
     _, gateway, board = await udp()
     for data in numbered(20):
@@ -202,6 +233,18 @@ async def test_half_open_and_a_router_that_forgets(udp: Udp) -> None:
     network.rebind()
     board.transport.sendto(b"2")
     await until(lambda: board.came == [b"2"], "the second is answered, the first was not")
+    assert len(gateway.ports) == 2
+
+
+async def test_what_goes_to_the_port_that_a_router_has_forgotten_gets_lost(udp: Udp) -> None:
+    network, gateway, board = await udp()
+    board.transport.sendto(b"1")
+    await until(lambda: board.came == [b"1"], "it is answered")
+    (old,) = gateway.ports
+    network.half_open()
+    gateway.transport.sendto(b"late", ("127.0.0.1", old))
+    board.transport.sendto(b"2")
+    await until(lambda: board.came == [b"1", b"2"], "the new port works, and nothing came over the old one")
     assert len(gateway.ports) == 2
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hil.board import BoardConfig
+from hil.board import BoardConfig, BoardError
 from hil.faults import Faults
 from hil.journal import BoardJournal
 from hil.run import Bench, Failed, Record, Reply
@@ -45,6 +45,12 @@ def test_a_file_says_what_to_do_and_what_that_needs() -> None:
     assert [step.within for step in scenario.steps[3:4]] == [30]
 
 
+def test_what_steps_are_about_is_no_capability() -> None:
+    scenario = parse('# t\nreset\ncommand unplug\nexpect event break {"power": 1}\nexpect disconnected', FILE)
+    assert scenario.needs == {"reset", "presence"}
+    assert parse("# t\nlink half-open\nexpect connected", FILE).needs == {"link", "network"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -71,6 +77,7 @@ class Told:
         self.config = BoardConfig("b", "k")
         self.there: list[Record] = []
         self.more: list[Record] = []
+        self.after_reset: list[Record] = []
         self.answer: Reply | None = Reply(0, None)
         self.stored = BoardJournal()
 
@@ -82,6 +89,12 @@ class Told:
 
     async def kill(self) -> None:
         """Nor does it lose any."""
+
+    async def reset(self) -> None:
+        self.there += self.after_reset
+
+    def log(self) -> str:
+        return "the gateway's word"
 
     def logs(self) -> str:
         return "what it said"
@@ -107,7 +120,7 @@ def event(seq: int, name: str = "count", data: object = None, boot: str = "x") -
 
 
 async def run(told: Told, text: str) -> None:
-    await Bench(told, Faults(1), told, frozenset()).run(parse("# t\n" + text, FILE))
+    await Bench(told, Faults(1), told).run(parse("# t\n" + text, FILE))
 
 
 GOOD = [event(0), event(1, "button", {"button": "a"}), event(2), event(0, boot="y")]
@@ -121,11 +134,48 @@ async def test_a_run_passes_where_all_comes_about() -> None:
     await run(told, steps + "expect each reading once\ncommand pin\nexpect reply ok")
 
 
+async def test_a_reset_is_seen_by_events_of_a_new_start() -> None:
+    told = Told()
+    told.more = [event(0), event(1)]
+    steps = "power on\nexpect 2 events\nreset\nexpect restart within 0 s"
+    with pytest.raises(Failed, match="no event of a new start came"):
+        await run(told, steps)
+    told.there.clear()
+    told.after_reset = [event(2)]
+    with pytest.raises(Failed, match="no event of a new start came"):
+        await run(told, steps)
+    told.there.clear()
+    told.after_reset = [event(2), event(0, boot="y")]
+    await run(told, steps)
+
+
+async def test_a_board_that_ends_is_not_waited_for() -> None:
+    told = Told()
+    told.running = False
+    with pytest.raises(Failed, match=r"some.txt:3: expect 1 events within 1000 s\nthe board runs no more"):
+        await run(told, "power on\nexpect 1 events within 1000 s")
+
+
+async def test_what_a_board_cannot_do_is_told_with_its_line_and_what_to_do() -> None:
+    told = Told()
+
+    async def press(_: str) -> None:
+        raise BoardError("there is no button 'x'", hint="Its buttons are a and b.")
+
+    told.press = press  # type: ignore[attr-defined]
+    with pytest.raises(Failed, match=r"some.txt:2: press x\nthere is no button 'x' \(Its buttons are a and b.\)"):
+        await run(told, "press x")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("power on\nexpect 5 events within 0 s", "some.txt:3: expect 5 events"),
-        ('power on\nexpect event button {"button": "b"} within 0 s', "did not come about in 0 s"),
+        ('power on\nexpect event button {"button": "b"} within 0 s', "then: .{'button': 'a'}"),
+        ("power on\nexpect event bell within 0 s", "did not come about in 0 s: none of this kind"),
+        ("power on\nexpect 9 events within 0 s", "4 came"),
+        ("expect disconnected within 0 s", "the gateway takes it for connected"),
+        ("expect disconnected within 0 s", "the gateway's word"),
         ("power on\nlink good\nexpect 1 events within 0 s", "seen: 3 event count, 1 event button"),
         ("expect disconnected within 0 s", "what it said"),
         ('expect log "nonsense" within 0 s', "did not come about"),
