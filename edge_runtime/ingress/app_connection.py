@@ -16,6 +16,7 @@ from edge_runtime.ingress.broker.broker import Settle
 from edge_runtime.ingress.broker.message import Message, in_devices, published
 from edge_runtime.ingress.broker.session import Session
 from edge_runtime.ingress.broker.store import SESSION, Changes, begun_name, kept
+from edge_runtime.ingress.turns import Turns
 from edge_runtime.proto import mqtt
 from edge_runtime.proto.mqtt import Reason, version5
 from edge_runtime.proto.mqtt.properties import NONE
@@ -62,10 +63,10 @@ class AppConnection(asyncio.Protocol):
         self._first_expiry = 0
         self._patience = 0
         self._heard = door.wheel.now
-        self._paused = False
+        self._turns = Turns(transport, self._read)
         self._writing_paused = False
         self._early: list[mqtt.Packet | mqtt.ProtocolViolation] = []
-        """What came before the CONNACK could leave."""
+        """What came before the CONNACK could leave: no more than one slice."""
         self._waiting = Acknowledgements(apps.broker.limits.receive_maximum)
         self._packets = Packets(packet, apps.broker.limits.topic_aliases)
         self._aliases: dict[int, str] = {}
@@ -123,6 +124,7 @@ class AppConnection(asyncio.Protocol):
         """Called by asyncio."""
         self._closing = True
         self._transport = None
+        self._turns.end()
         self._out.clear()
         self._gone()
         self._door.left(self, "")
@@ -140,6 +142,9 @@ class AppConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
         self._heard = self._door.wheel.now
+        self._turns.feed(data)
+
+    def _read(self, data: bytes) -> None:
         for packet in self._machine.feed(data):
             self.take(packet)
 
@@ -148,7 +153,7 @@ class AppConnection(asyncio.Protocol):
         if self._closing:
             return
         if not self._open:
-            self._early.append(packet)  # no more than one segment: reading is paused until the CONNACK
+            self._early.append(packet)
             self._pause()
         elif isinstance(packet, mqtt.Publish):
             self._publish(packet)
@@ -270,7 +275,7 @@ class AppConnection(asyncio.Protocol):
                 return
             if done.qos:
                 self._acknowledge(done)
-        if self._paused and self not in door.held:
+        if self._turns.paused and self not in door.held:
             self.reconsider()
         if not self._waiting and self._door.stopping:
             self.leave(Reason.SERVER_SHUTTING_DOWN)
@@ -392,25 +397,23 @@ class AppConnection(asyncio.Protocol):
         self._door.wheel.put(self)
 
     def _pause(self) -> None:
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = True
-            self._transport.pause_reading()
+        if not self._turns.paused and self._transport is not None and not self._transport.is_closing():
+            self._turns.pause()
 
     def reconsider(self) -> None:
         """Read again, if nothing speaks against it any more."""
         if not self._waiting.roomy:
             return
-        if self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = False
+        if self._turns.paused and self._transport is not None and not self._transport.is_closing():
             self._heard = self._door.wheel.now
-            self._transport.resume_reading()
+            self._turns.resume()
 
     def expired(self) -> None:
         """The wheel says that the deadline has come."""
         if self._closing:
             self.cut()
             return
-        if self._paused:
+        if self._turns.paused:
             self._heard = self._door.wheel.now  # it is we who do not listen
         self.deadline = self._heard + self._patience
         if self.deadline > self._door.wheel.now:

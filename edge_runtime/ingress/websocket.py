@@ -20,6 +20,8 @@ from wsproto.events import (
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from edge_runtime.ingress.turns import Turns
+
 SUBPROTOCOL = "mqtt"
 MAX_HANDSHAKE = 16 << 10
 """Bytes of the HTTP request; what follows in frames is held to the limits of MQTT, however it is cut into frames."""
@@ -32,6 +34,7 @@ class WebSocket(asyncio.Protocol):
         self._inner = made()
         self._ws = WSConnection(ConnectionType.SERVER)
         self._transport: asyncio.Transport | None = None
+        self._turns: Turns | None = None
         self._open = False
         self._closed = False
         self._received = 0
@@ -39,11 +42,14 @@ class WebSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio. The door counts and times the connection from here on."""
         self._transport = below = cast(asyncio.Transport, transport)
-        self._inner.connection_made(_Below(self, below))
+        self._turns = turns = Turns(below, self._read)
+        self._inner.connection_made(_Below(self, below, turns))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by asyncio."""
         self._closed = True
+        if self._turns is not None:
+            self._turns.end()
         self._inner.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -56,6 +62,10 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
+        if self._turns is not None:
+            self._turns.feed(data)
+
+    def _read(self, data: bytes) -> None:
         if self._closed or self._transport is None:
             return
         if not self._open:
@@ -129,9 +139,10 @@ class WebSocket(asyncio.Protocol):
 class _Below(asyncio.Transport):
     """What the inner protocol has for a transport."""
 
-    def __init__(self, socket: WebSocket, transport: asyncio.Transport) -> None:
+    def __init__(self, socket: WebSocket, transport: asyncio.Transport, turns: Turns) -> None:
         super().__init__()
         self._socket = socket
+        self._turns = turns
         self._transport = transport
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -147,10 +158,10 @@ class _Below(asyncio.Transport):
         return self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        self._transport.pause_reading()
+        self._turns.pause()
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        self._turns.resume()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._socket.replace(protocol)
