@@ -137,6 +137,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path / "deep.toml")
 
 
+def test_a_byte_order_mark_is_no_setting(tmp_path: Path) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_bytes(b'\xef\xbb\xbf[gateway]\r\nname = "north"\r\n')
+    assert load(path).gateway.name == "north"
+
+
 def test_the_template_shows_the_defaults_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "edge.toml"
     path.write_text(config.default_text())

@@ -97,3 +97,8 @@ def test_the_quick_way_reads_what_the_careful_one_does(payload: bytes, cut: int,
     """What is cut off could swallow the mark behind it, what is too much could stand in its place."""
     for form in (payload, payload[: len(payload) - cut], payload + more, payload + b"\x50" + more):
         assert outcome(wire.decode, form) == outcome(wire._decode_alone, form)
+
+
+def test_who_sends_json_is_told_where_that_belongs() -> None:
+    with pytest.raises(WireError, match="looks like JSON, which the HTTP and CoAP doors take"):
+        wire.decode(b'{"temperature": 31}')

@@ -49,7 +49,7 @@ def load(path: Path) -> Config:
     if len(raw) > MAX_FILE:
         raise ConfigError(f"{path} is larger than {MAX_FILE >> 20} MiB; that is no configuration file.")
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8 text.") from error
