@@ -65,6 +65,8 @@ class AppConnection(asyncio.Protocol):
         self._heard = door.wheel.now
         self._turns = Turns(transport, self._read)
         self._writing_paused = False
+        self._deaf = False
+        """It asks and does not take the answers: no more is read before it does."""
         self._early: list[mqtt.Packet | mqtt.ProtocolViolation] = []
         """What came before the CONNACK could leave: no more than one slice."""
         self._waiting = Acknowledgements(apps.broker.limits.receive_maximum)
@@ -136,6 +138,10 @@ class AppConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Called by asyncio."""
         self._writing_paused = False
+        if self._deaf:
+            self._deaf = False
+            if self not in self._door.held:
+                self.reconsider()
         if self._session is not None and self._open:
             self._session.pump(self._door.clock.now())
 
@@ -147,6 +153,10 @@ class AppConnection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         for packet in self._machine.feed(data):
             self.take(packet)
+        if self._writing_paused and not self._closing and self._transport is not None:
+            self._deaf = self._transport.get_write_buffer_size() + self._out_bytes > MAX_OUTPUT
+            if self._deaf:
+                self._pause()
 
     def take(self, packet: mqtt.Packet | mqtt.ProtocolViolation) -> None:
         """One packet of the client, or what is wrong with it."""
@@ -402,7 +412,7 @@ class AppConnection(asyncio.Protocol):
 
     def reconsider(self) -> None:
         """Read again, if nothing speaks against it any more."""
-        if not self._waiting.roomy:
+        if not self._waiting.roomy or self._deaf:
             return
         if self._turns.paused and self._transport is not None and not self._transport.is_closing():
             self._heard = self._door.wheel.now
@@ -413,7 +423,7 @@ class AppConnection(asyncio.Protocol):
         if self._closing:
             self.cut()
             return
-        if self._turns.paused:
+        if self._turns.paused and not self._deaf:
             self._heard = self._door.wheel.now  # it is we who do not listen
         self.deadline = self._heard + self._patience
         if self.deadline > self._door.wheel.now:

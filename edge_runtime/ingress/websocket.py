@@ -154,6 +154,9 @@ class _Below(asyncio.Transport):
     def abort(self) -> None:
         self._socket.cut()
 
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 

@@ -9,6 +9,7 @@ import pytest
 
 from edge_runtime.clock import TRUSTED_AFTER
 from edge_runtime.errors import EdgeError
+from edge_runtime.ingress import app_connection
 from edge_runtime.ingress.apps import Apps
 from edge_runtime.ingress.broker.message import Limits
 from edge_runtime.proto.mqtt.fields import Fields
@@ -639,3 +640,22 @@ async def test_a_flood_is_read_no_further_than_the_journal_goes(house: AppHouse,
         await house.journal.let_through(len(house.journal.under_way))
     await eventually(lambda: house.apps.counters.published == 3000)
     await eventually(lambda: house.door.unacknowledged == 0)
+
+
+async def test_who_does_not_take_the_answers_is_asked_no_more(house: AppHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_connection, "MAX_OUTPUT", 1)
+    program = await house.program()
+    other = await house.program(client_id="other")
+    connection = next(each for each in house.door._connections if "'c'" in each.name)
+    connection.pause_writing()  # as asyncio says that the socket takes no more
+    await program.client.ping()
+    program.client.send(b"\xc0\0")
+    assert await other.silent(), "others are heard meanwhile"
+    assert await other.silent()
+    assert not connection.dirty, "it is not read"
+    connection.resume_writing()
+    assert await program.client.receive() == b"\xd0\0"
+    connection.pause_writing()
+    await program.client.ping()
+    house.pass_seconds(100)
+    assert (await program.client.receive())[0] == 0xE0, "its silence counts"
