@@ -151,8 +151,8 @@ def _decode_alone(payload: bytes) -> Any:
             allow_duplicate_keys=False,
         ).decode()
     except cbor2.CBORDecodeError as error:
-        hint = "; it looks like JSON, which the HTTP and CoAP doors take" if payload[:1] in (b"{", b"[") else ""
-        raise WireError(f"not readable as CBOR: {error}{hint}") from error
+        hint = "it looks like JSON, which the HTTP and CoAP doors take: " if payload[:1] in (b"{", b"[") else ""
+        raise WireError(f"not readable as CBOR: {hint}{error}") from error
     if source.tell() != len(payload):
         raise WireError(f"{len(payload) - source.tell()} bytes too many after the CBOR item")
     return value
