@@ -65,7 +65,7 @@ class Bench:
         return esp.chip_at(self.port)
 
     def write(self, board: Board, image: Image, progress: Callable[[float], None], *, erase: bool) -> None:
-        """Write MicroPython. Raises FlashError."""
+        """Write MicroPython; with `erase`, nothing else stays. Raises FlashError."""
         if isinstance(board.flash, EspFlash):
             if self.port is None:
                 raise FlashError(f"the {board.title} has no drive", hint="Name its --port.")
@@ -73,14 +73,18 @@ class Bench:
             return
         if self.drive is None:
             assert self.port is not None
-            Prompt(self.port).to_boot_loader()
+            try:
+                Prompt(self.port).to_boot_loader()
+            except NoAnswer as error:
+                hint = "Plug it in with BOOTSEL held, and give the same command (with --erase, if its program is why)."
+                raise FlashError(str(error), hint=hint) from None
             self.drive = _awaited(lambda: [each.where for each in find() if each.drive], DRIVE)
             if self.drive is None:
                 raise FlashError(
                     f"the drive of the {board.title} does not show",
                     hint="Plug it in with BOOTSEL held, mount its drive, and name that with --drive.",
                 )
-        uf2.write(self.drive, board, image, progress)
+        uf2.write(self.drive, board, image, progress, erase=erase)
 
     def answers(self, board: Board) -> Found:
         """Return once MicroPython answers after it was written, whatever its port is called then. Raises FlashError."""

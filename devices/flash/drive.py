@@ -9,21 +9,28 @@ from pathlib import Path
 
 from devices.boards import Board
 from devices.flash.errors import FlashError
-from devices.flash.images import Image
+from devices.flash.images import Image, erasing
 from devices.flash.ports import drive_of
 
 CHUNK = 16 << 10
 
 
-def write(folder: Path, board: Board, image: Image, progress: Callable[[float], None] = lambda part: None) -> None:
-    """Copy an image to the drive. Raises FlashError.
+def write(
+    folder: Path,
+    board: Board,
+    image: Image,
+    progress: Callable[[float], None] = lambda part: None,
+    *,
+    erase: bool = False,
+) -> None:
+    """Copy an image to the drive; with `erase`, all files of the board go. Raises FlashError.
 
     The board takes the blocks as they come, in any order and more than once, and starts as soon as it has all: its
     drive may be gone before the last write returns, which is success.
     """
     if board not in drive_of(folder):
         raise FlashError(f"{folder} is not the drive of a {board.title}", hint=_again(board))
-    data = image.data
+    data = erasing(image, board) if erase else image.data
     done = 0
     try:
         descriptor = os.open(folder / "firmware.uf2", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

@@ -24,6 +24,8 @@ _UF2_NOT_FLASH = 0x00000001
 _UF2_FAMILY = 0x00002000
 _UF2_BLOCK = 512
 _UF2_MOST = 476
+_UF2_PAGE = 256
+_SECTOR = 4096
 
 
 @dataclass(frozen=True)
@@ -152,3 +154,22 @@ def _uf2(path: Path, data: bytes, board: Board, flash: Uf2Flash) -> Iterator[Blo
     for (_, end), (start, _) in pairwise(taken):
         if start < end:
             raise _bad(path, board, f"writes {start:#x} twice")
+
+
+def erasing(image: Image, board: Board) -> bytes:
+    """The UF2 file of an image, and of nothing in the rest of the flash, where files are: the drive erases none."""
+    flash = board.flash
+    assert isinstance(flash, Uf2Flash)
+    blocks = list(_uf2(image.path, image.data, board, flash))
+    end = max(block.address + len(block.data) for block in blocks)
+    rest = range(-(-end // _SECTOR) * _SECTOR, flash.start + board.flash_bytes, _UF2_PAGE)
+    blocks += [Block(address, b"\xff" * _UF2_PAGE) for address in rest]
+    return b"".join(
+        struct.pack(
+            f"<8I{_UF2_MOST}sI",
+            *(*_UF2_START, _UF2_FAMILY, block.address, len(block.data), number, len(blocks), flash.family),
+            block.data,
+            _UF2_END,
+        )
+        for number, block in enumerate(blocks)
+    )

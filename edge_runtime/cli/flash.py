@@ -176,7 +176,9 @@ def _micropython(
         loaded = loaded or images.read(images.cached(profile, images.cache_folder()), profile)
         done.image, done.digest = str(loaded.path), loaded.digest
         err.print(f"{escaped(loaded.path.name)}: SHA-256 {loaded.digest}")
-        bench.write(profile, loaded, lambda part: show("MicroPython", part), erase=erase or found is None)
+        # Whatever a blank ESP chip holds would keep MicroPython from making its file system.
+        everything = erase or (found is None and isinstance(profile.flash, EspFlash))
+        bench.write(profile, loaded, lambda part: show("MicroPython", part), erase=everything)
         show("Waiting for MicroPython", None)
         found = bench.answers(profile)
     assert found is not None

@@ -8,14 +8,17 @@ import shutil
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from devices.boards import ESP32_S3, PICO, PICO_W
 from devices.flash import choose, drive, images, ports
 from devices.flash.choose import Bench
-from devices.flash.errors import FlashError
+from devices.flash.errors import FlashError, NoAnswer
 from devices.flash.images import Image
 from devices.flash.ports import Found
+from devices.flash.prompt import Found as Answer
+from devices.flash.prompt import Prompt
 from edge_runtime.cli import flash
 from tests.flash.conftest import Plug
 from tests.flash.made import uf2_image
@@ -45,6 +48,48 @@ def test_an_image_is_copied(folder: Path, image: Image) -> None:
     assert parts == sorted(parts)
     assert parts[-1] == 1
     assert len(parts) > 10
+
+
+def test_all_files_go_if_that_is_asked_for(folder: Path, image: Image) -> None:
+    """Copying an image leaves the files of a board as they are: what they stand in has to be written, too."""
+    drive.write(folder, PICO_W, image, erase=True)
+    whole = images.read(folder / "firmware.uf2", PICO_W)
+    assert whole.content.startswith(image.content)
+    used = -(-len(image.content) // 4096) * 4096
+    assert len(whole.content) - len(image.content) == PICO_W.flash_bytes - used
+    assert set(whole.content[len(image.content) :]) == {0xFF}
+    assert PICO_W.flash_bytes - used > PICO_W.files_bytes
+
+
+@pytest.mark.parametrize("erase", [False, True])
+def test_files_of_a_pico_stay_unless_they_are_to_go(
+    folder: Path, image: Image, erase: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(Found(folder, (PICO, PICO_W), drive=True), None)
+    answers = msgspec.convert(
+        {"name": "micropython", "version": [1, 27], "build": "", "platform": "rp2", "machine": "", "free": 0}
+        | {"settings": ""},
+        Answer,
+    )
+
+    def come(_board: object) -> Answer:
+        bench.port = Path("/dev/ttyACM0")
+        return answers
+
+    monkeypatch.setattr(bench, "answers", come)
+    flash._micropython(bench, PICO_W, image.path, erase, False, lambda step, part: None)
+    assert ((folder / "firmware.uf2").read_bytes() == image.data) is not erase
+
+
+def test_a_pico_that_does_not_answer_is_to_be_held(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(_prompt: object) -> None:
+        raise NoAnswer("nobody answers")
+
+    monkeypatch.setattr(Prompt, "to_boot_loader", silent)
+    bench = Bench(Found(Path("/dev/ttyACM0"), (PICO, PICO_W)), None)
+    with pytest.raises(FlashError, match="nobody answers") as caught:
+        bench.write(PICO_W, image, lambda part: None, erase=True)
+    assert "BOOTSEL" in caught.value.hint
 
 
 def test_another_drive_is_left_alone(folder: Path, image: Image) -> None:
