@@ -40,7 +40,7 @@ class Clock:
     """A `hal` with a better time: `heard` is told what a server says."""
 
     def __init__(self, hal):
-        self._hal = hal
+        self.below = hal
         self.random = hal.random
         self.uptime = hal.uptime
         self.resume = getattr(hal, "resume", None)
@@ -50,20 +50,11 @@ class Clock:
         self.drift = 0.0
         """Millionths by which this board's uptime is too slow."""
 
-    @property
-    def assumed(self):
-        """As in `hal.Hal`."""
-        return self._hal.assumed
-
-    @assumed.setter
-    def assumed(self, value):
-        self._hal.assumed = value
-
     def time(self):
         """Microseconds since 1970-01-01 UTC, or None."""
         if self._at is None:
-            return self._hal.time()
-        now = self._hal.uptime()
+            return self.below.time()
+        now = self.below.uptime()
         return now * 1000 + self._offset + int((now - self._at) * self.drift / 1000)
 
     def heard(self, asked, answered, time):
@@ -80,6 +71,12 @@ class Clock:
             self._first = (middle, offset)
         self._at = middle
         self._offset = offset
+        if getattr(self.below, "floor", None):
+            # Certificates are checked by the board's own clock. It stays one that is not believed after a reset: the
+            # sleep of some chips is timed to a twentieth.
+            from .floor import raise_clock
+
+            raise_clock(time // 1000000, self.below)
 
 
 class Asking:
@@ -100,7 +97,8 @@ class Asking:
         if self._socket is None:
             if now < self._due:
                 return self._due - now
-            if not self._core.online:
+            links = self._core.config.links
+            if not self._core.online and not (links and links.waits):
                 return 1000  # no network either
             try:
                 self._ask(now)

@@ -23,7 +23,16 @@ class Device:
     def __init__(self, config):
         self.config = config
         self.settings = config.settings
-        self.core = Core(config, edge_port.Hal() if edge_port else Hal())
+        hal = edge_port.Hal() if edge_port else Hal()
+        try:
+            open("/clock.floor").close()
+        except OSError:
+            pass
+        else:  # the clock may have gone on over a reset
+            from .floor import Floor, read_clock
+
+            Floor(hal, read_clock())
+        self.core = Core(config, hal)
         self._shell = None
         if config.parts:
             from .parts import attach

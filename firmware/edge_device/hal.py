@@ -5,7 +5,6 @@ import time
 
 _2000 = 946684800
 _2025 = 1735689600000000
-_SAME = 60000000
 
 
 class Hal:
@@ -16,8 +15,6 @@ class Hal:
         self._offset = (_2000 if time.gmtime(0)[0] == 2000 else 0) * 1000000
         self._ticks = time.ticks_ms()
         self._uptime = 0
-        self.assumed = None
-        """The time at uptime 0 that the clock was set to for want of a better one (`tls.py`), or None."""
 
     def uptime(self):
         """Milliseconds since the start; never goes back and does not wrap (if it is called once in six days)."""
@@ -33,8 +30,6 @@ class Hal:
     def time(self):
         """Microseconds since 1970-01-01 UTC, or None: a clock before 2025 has not been set."""
         now = time.time_ns() // 1000 + self._offset
-        if self.assumed is not None and abs(now - self.uptime() * 1000 - self.assumed) < _SAME:
-            return None
         return now if now > _2025 else None
 
     def random(self, number):

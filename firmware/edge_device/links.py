@@ -29,10 +29,15 @@ class Links:
         self._links = [_link(form, link, where + ": link " + str(at + 1)) for at, link in enumerate(links)]
         self._signer = None
         self._signed = False
+        self.waits = False
+        """Whether the time is wanted before there can be a connection."""
+        self.secret = None
+        """What the JWTs are signed with where the gateway knows it, too."""
         if "jwt" in form:
             from .jwt import Signer
 
-            self._signer = Signer(form.get("device"), form["jwt"], where)
+            self._signer = Signer(form["jwt"], where)
+            self.secret = self._signer.secret
         if all(link.kind == "mqtt" and (self._signer or "cert" in (link.tls or ())) for link in self._links):
             self.form.setdefault("key", "-")  # a certificate or a JWT says who we are
         prefer = form.get("prefer", 300)
@@ -84,6 +89,7 @@ class Links:
         Looks for the first link again once it is time to, ever more seldom while that is in vain; and has a JWT made.
         """
         if self._signer and not self._signed and core.link.kind == "mqtt":
+            self.waits = core.hal.time() is None
             try:
                 core.session.key = self._signer.token(core.hal)
             except (OSError, ValueError) as error:

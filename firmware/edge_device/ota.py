@@ -76,8 +76,11 @@ class Ota:
         self._slot = edge_boot.SLOTS[edge_boot.running]
         self._other = edge_boot.SLOTS[1 - edge_boot.running]
         self._running = _release(self._slot)
-        # Where there is no token, everybody knows what stands in its place.
-        self._key = None if core.config.key == "-" else _key_of(core.config.key)
+        links = core.config.links
+        if core.config.key != "-":
+            self._key = _key_of(core.config.key)
+        else:  # where there is no token, everybody knows what stands in its place
+            self._key = sha256(links.secret).digest() if links and links.secret else None
         self._needs_event = False
         state = edge_boot.state()
         self._number = state[edge_boot.NUMBER]

@@ -7,17 +7,12 @@ that of RFC 6979: no randomness is needed, and none can be bad.
 
 from hashlib import sha256
 
+from .mac import hmac
+
 _P = (1 << 256) - (1 << 224) + (1 << 192) + (1 << 96) - 1
 _N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _GX = 0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296
 _GY = 0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5
-
-
-def hmac(key, text):
-    """HMAC-SHA256 (RFC 2104) with a key of at most 64 bytes."""
-    outer = bytes(b ^ 0x5C for b in key) + b"\x5c" * (64 - len(key))
-    inner = bytes(b ^ 0x36 for b in key) + b"\x36" * (64 - len(key))
-    return sha256(outer + sha256(inner + text).digest()).digest()
 
 
 def _double(point):

@@ -6,11 +6,6 @@ only `ca` is required. Files are PEM or DER; not all ports read PEM, so it is un
 
 import binascii
 import gc
-import time
-
-from micropython import const
-
-_2000 = const(946684800)
 
 
 def der(path):
@@ -39,7 +34,11 @@ def context(tls, hal):
     import ssl  # not every port has it
 
     if "since" in tls:
-        set_clock(tls["since"], hal)
+        # The CA's certificate was valid when the board was given it, and so is every certificate that the CA signs:
+        # from there on dates mean something.
+        from .floor import raise_clock
+
+        raise_clock(tls["since"], hal)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=der(tls["ca"]))
@@ -52,19 +51,3 @@ def wrap(sock, context, name):
     """A connected, non-blocking socket with TLS on it, which shakes hands while it is read and written."""
     gc.collect()  # it wants 3 KB in one piece
     return context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-
-
-def set_clock(since, hal):
-    """Set a clock that shows a moment before `since` (seconds since 1970) to it, without taking it for the time.
-
-    The CA's certificate was valid when the board was given it, and so is every certificate that the CA signs: from
-    there on dates mean something. Readings are dated only once the clock has been set by who knows.
-    """
-    now = time.time() + (_2000 if time.gmtime(0)[0] == 2000 else 0)
-    if now >= since:
-        return
-    from machine import RTC
-
-    moment = time.gmtime(since - (_2000 if time.gmtime(0)[0] == 2000 else 0))
-    RTC().datetime((moment[0], moment[1], moment[2], moment[6], moment[3], moment[4], moment[5], 0))
-    hal.assumed = since * 1000000 - hal.uptime() * 1000

@@ -141,7 +141,7 @@ class Board:
         core = SimpleNamespace(
             ota=None,
             session=SimpleNamespace(acknowledge=lambda packet: None),
-            config=SimpleNamespace(device=DEVICE, key=self.key, options={"packet": self.packet}),
+            config=SimpleNamespace(device=DEVICE, key=self.key, links=None, options={"packet": self.packet}),
             hal=SimpleNamespace(uptime=uptime),
             queue=self.queue,
             every=every,

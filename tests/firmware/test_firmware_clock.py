@@ -24,8 +24,6 @@ def clock() -> Iterator[Any]:
 class Hal:
     """An uptime that is `slow` millionths too slow."""
 
-    assumed = None
-
     def __init__(self, slow: float = 0.0) -> None:
         self.true = 0.0
         self.slow = slow
@@ -97,7 +95,7 @@ def server() -> Iterator[Server]:
 
 
 def board(clock: Any, server: Server, *, online: bool = True) -> Any:
-    core = SimpleNamespace(hal=Hal(), online=online, step=lambda now: 60_000)
+    core = SimpleNamespace(hal=Hal(), online=online, config=SimpleNamespace(links=None), step=lambda now: 60_000)
     clock.attach(core, {"host": "127.0.0.1", "port": server.port})
     return core
 
@@ -108,7 +106,7 @@ def settle(core: Any) -> int:
         wait: int = core.step(core.hal.uptime())
         if wait > 1000:
             return wait
-        core.hal._hal.true += wait
+        core.hal.below.true += wait
     raise AssertionError("it never comes to an end")
 
 

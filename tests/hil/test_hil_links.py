@@ -327,6 +327,21 @@ async def test_a_jwt_in_place_of_a_key(site: Site) -> None:
     assert site.security == []
 
 
+async def test_a_jwt_signed_with_a_shared_secret(site: Site) -> None:
+    _, _, port = await site.door()
+    secret = await site.registry.add("b1", hs256=True)
+    site.registry.audiences = frozenset({"test"})
+    jwt = {"alg": "HS256", "secret": secret, "audience": "test"}
+    await site.start("112k", host="localhost", port=port, tls={"ca": "/ca.pem"}, jwt=jwt)
+    await site.more(20)
+    assert in_order(site.events)
+    assert site.security == []
+    # A secret that was replaced opens nothing; the board says so and tries on.
+    await site.registry.rotate("b1")
+    await until(lambda: any("no key of the device" in line for line in site.security), "the old secret is refused")
+    assert secret not in site.logs + "".join(site.security)
+
+
 async def test_a_half_open_connection_is_left_for_the_next_link(site: Site) -> None:
     _, port, _ = await site.door()
     _, second, _ = await site.door()

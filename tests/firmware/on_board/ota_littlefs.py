@@ -82,6 +82,7 @@ class Core:
         self.config = self.hal = self.session = self
         self.device = "b1"
         self.key = KEY
+        self.links = None
         self.options = {"packet": 512}
         self.queue = []
         self.ota = None
