@@ -100,5 +100,7 @@ def test_the_quick_way_reads_what_the_careful_one_does(payload: bytes, cut: int,
 
 
 def test_who_sends_json_is_told_where_that_belongs() -> None:
-    with pytest.raises(WireError, match="not readable as CBOR: it looks like JSON, which the HTTP and CoAP doors take: "):
+    with pytest.raises(
+        WireError, match="not readable as CBOR: it looks like JSON, which the HTTP and CoAP doors take: "
+    ):
         wire.decode(b'{"temperature": 31}')
