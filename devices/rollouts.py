@@ -16,6 +16,8 @@ from edge_runtime import wire_ota
 from edge_runtime.errors import EdgeError
 
 RUNNING, PAUSED, ABORTED, DONE = "running", "paused", "aborted", "done"
+BELIEVED = (1 << 32) - (1 << 24)
+"""A larger number, of a board, is a lie or a fault: there have to be some left for the roll-outs to come."""
 CANARY = 10
 """Per cent of the devices that are the first step, unless a roll-out says otherwise."""
 
@@ -52,20 +54,25 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     number: int = 0
     done: int = 0
     total: int = 0
+    highest: int = 0
+    """The highest `number` that it ever reported: it takes no offer that is not above it."""
 
     @classmethod
-    def of(cls, report: wire_ota.Report, at: int) -> Told:
-        """A report from the wire."""
+    def of(cls, report: wire_ota.Report, at: int, highest: int = 0) -> Told:
+        """A report from the wire, and what was the `highest` before."""
         r = report
         state = wire_ota.STATES[r.state]
-        return cls(at, state, r.running.hex(), r.subject.hex(), r.detail, r.platform, r.number, r.done, r.total)
+        highest = max(highest, r.number if r.number <= BELIEVED else 0)
+        return cls(
+            at, state, r.running.hex(), r.subject.hex(), r.detail, r.platform, r.number, r.done, r.total, highest
+        )
 
 
 class Rollout(msgspec.Struct, frozen=True):
     """As it is kept; a change is another one."""
 
     number: int
-    """More than that of all earlier ones: a board takes no offer that is older than one it took."""
+    """Above that of all earlier ones, and of all that boards say they took: they take no offer that is older."""
     release: str
     """The id, in hex."""
     name: str
@@ -94,8 +101,8 @@ class Rollout(msgspec.Struct, frozen=True):
         """The devices that have their turn."""
         return self.devices[: self.steps[self.step]]
 
-    def stand(self, device: str, told: Told | None) -> Stand:
-        """Where a device is, by what it has reported."""
+    def stand(self, device: str, told: Told | None, allowed: bool | None = None) -> Stand:
+        """Where a device is, by what it has reported; `allowed`: whether it has its turn, where that is known."""
         if told is not None:
             if told.running == self.release and told.state in ("idle", "fetching", "failed"):
                 return Stand.RUNS
@@ -105,7 +112,14 @@ class Rollout(msgspec.Struct, frozen=True):
                 found = {"fetching": Stand.FETCHING, "failed": Stand.FAILED, "rolled back": Stand.ROLLED_BACK}
                 if told.state in found:
                     return found[told.state]
-        return Stand.DUE if device in self.allowed else Stand.WAITS
+        if allowed is None:
+            allowed = device in self.allowed
+        return Stand.DUE if allowed else Stand.WAITS
+
+    def stands(self, told: Mapping[str, Told]) -> list[tuple[str, Stand]]:
+        """Where all of its devices are."""
+        upto = self.steps[self.step]
+        return [(device, self.stand(device, told.get(device), n < upto)) for n, device in enumerate(self.devices)]
 
     def moved(self, told: Mapping[str, Told], now: int, removed: Collection[str] = ()) -> Rollout:
         """This roll-out after what devices have reported: paused, a step further, done, or the same.
@@ -114,7 +128,7 @@ class Rollout(msgspec.Struct, frozen=True):
         """
         if self.state != RUNNING:
             return self
-        stands = [self.stand(device, told.get(device)) for device in self.allowed if device not in removed]
+        stands = [self.stand(device, told.get(device), True) for device in self.allowed if device not in removed]
         bad = sum(stand in BAD for stand in stands)
         change = msgspec.structs.replace
         if bad - self.forgiven > self.tolerated:
@@ -143,7 +157,7 @@ class Rollout(msgspec.Struct, frozen=True):
         """Running again, what has failed until now forgiven; with `go_on` in its next step, whoever is missing."""
         if self.state not in (RUNNING, PAUSED) or (self.state == RUNNING and not go_on):
             raise EdgeError(f"the roll-out {self.number} is {self.state}")
-        bad = sum(self.stand(device, told.get(device)) in BAD for device in self.allowed)
+        bad = sum(self.stand(device, told.get(device), True) in BAD for device in self.allowed)
         again = msgspec.structs.replace(self, state=RUNNING, why="", forgiven=bad)
         return again.next(now) if go_on else again
 
@@ -152,6 +166,15 @@ class Rollout(msgspec.Struct, frozen=True):
         if self.state not in (RUNNING, PAUSED):
             raise EdgeError(f"the roll-out {self.number} is {self.state}")
         return msgspec.structs.replace(self, state=ABORTED, ended=now, settled=0)
+
+
+def next_number(now: int, kept: Iterable[int], told: Iterable[Told]) -> int:
+    """The number of a new roll-out: the time in seconds or, where the gateway's clock is behind, one above the last.
+
+    `now`: microseconds; `kept`: the numbers of roll-outs that are remembered.
+    """
+    last = max([*kept, *(each.highest for each in told)], default=0)
+    return max(min(now // 1_000_000, BELIEVED), last + 1)
 
 
 def order(devices: Iterable[str], number: int, first: Sequence[str] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,50 @@ async def test_what_cannot_be_read(desk: Desk) -> None:
         await desk.ota.report("a", b"\x01")
     with pytest.raises(WireError):
         desk.ota.ask("a", b"\xa0")
+
+
+async def test_numbers_rise_whatever_the_gateways_clock_does(desk: Desk, tmp_path: Path) -> None:
+    first = await desk.roll_out()
+    await desk.ota.abort(first.number)
+    desk.clock.step(-40 * 365 * 86_400 * 10**6)  # it has no battery, and no network either
+    second = await desk.roll_out("1.1")
+    assert second.number == first.number + 1
+    await desk.ota.abort(second.number)
+    again = await Desk(desk.journal, tmp_path).open()
+    again.clock.step(-again.clock.now())
+    assert (await again.roll_out("1.2")).number == second.number + 1, "nor over a restart"
+
+
+async def test_a_gateway_that_has_lost_its_journal_goes_on_above_what_boards_have_taken(desk: Desk) -> None:
+    desk.clock.step(-desk.clock.now())
+    early = await desk.roll_out(devices=["a"])
+    assert early.number < 10
+    await desk.report("a", number=1_795_000_000)
+    # What the board says of that offer has its number; that it has taken a newer one is not forgotten by it.
+    await desk.report("a", wire_ota.FAILED, number=early.number)
+    await desk.ota.abort(early.number)
+    again = await Ota.open(desk.journal, desk.registry, desk.clock, desk.store, desk.log.append)
+    for ota in (desk.ota, again):
+        assert (await ota.roll_out(desk.release("2.0"), ["a"])).number == 1_795_000_001
+        await ota.abort(0)
+
+
+async def test_a_board_that_lies_about_numbers_does_not_use_them_up(desk: Desk) -> None:
+    for number in (2**32 - 1, 2**32 - 2**24 + 1):
+        await desk.report("b", number=number)
+    rollout = await desk.roll_out(devices=["a"])
+    assert rollout.number < 2**32 - 2**24
+    await desk.report("b", number=2**32 - 2**24)
+    assert (await desk.roll_out("2.0", ["c"], first=["c"])).number == 2**32 - 2**24 + 1
+
+
+async def test_a_shared_secret_proves_an_offer_as_a_token_does(desk: Desk) -> None:
+    await desk.registry.add("h", hs256=True)
+    desk.online.add("h")
+    rollout = await desk.roll_out(devices=["h"], first=["h"])
+    ((_, _, offer),) = desk.heard()
+    (key,) = desk.registry.info("h").keys
+    assert offer[3] == [wire_ota.prove(sha256(key.data).digest(), rollout.number, offer[0], "h")]
+    await desk.registry.add("x", token=False)
+    with pytest.raises(EdgeError, match="'x' has no token"):
+        await desk.roll_out("2.0", ["x"], first=["x"])
