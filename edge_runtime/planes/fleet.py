@@ -185,15 +185,15 @@ class Fleet:
         rollout = self.ota.rollout(number)
         row = self._rollout(rollout)
         connected = frozenset(self.ota.connected())
-        for device in rollout.devices:
-            stand, told = self.ota.stand(rollout, device), self.ota.told(device)
+        for device, stand in self.ota.stands(rollout):
+            told = self.ota.told(device)
             bad = told.detail if stand in BAD else ""
             under_way = (told.done, told.total) if stand is Stand.FETCHING else (0, 0)
             row.members.append(Member(device, stand.value, device in connected, bad, *under_way))
         return row
 
     def _rollout(self, r: Rollout) -> RolloutRow:
-        counts = Counter(self.ota.stand(r, device).value for device in r.devices)
+        counts = Counter(stand.value for _, stand in self.ota.stands(r))
         return RolloutRow(
             r.number,
             r.release,

@@ -132,6 +132,28 @@ def test_what_was_forgiven_does_not_pause_it_again() -> None:
     assert again.moved(told, 4).state == PAUSED
 
 
+def test_looking_at_many_devices_asks_for_each_once() -> None:
+    """Ten thousand devices and their steps: no search through all of them for each of them."""
+
+    class Devices(list[str]):
+        asked = 0
+
+        def __contains__(self, device: object) -> bool:
+            Devices.asked += 1
+            return super().__contains__(device)
+
+        def __getitem__(self, at: object) -> object:  # type: ignore[override]
+            return Devices(super().__getitem__(at))  # type: ignore[call-overload]
+
+    now = rollout(devices=Devices(DEVICES), step=1)
+    assert now.moved({}, 1) == now
+    stands = dict(now.stands({"d1": runs()}))
+    assert [stands[device] for device in DEVICES[:5]] == [Stand.DUE, Stand.RUNS, Stand.DUE, Stand.DUE, Stand.DUE]
+    assert {stands[device] for device in DEVICES[5:]} == {Stand.WAITS}
+    assert stands == {device: now.stand(device, runs() if device == "d1" else None) for device in DEVICES}
+    assert Devices.asked == 9, "by the last line alone"
+
+
 def test_nobody_waits_for_a_device_that_was_removed() -> None:
     now = rollout()
     assert now.moved({}, 1, {"d5"}) == now
