@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from devices.authority import Authority, own_names
 from edge_runtime import config
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, err, escaped, out, print_json, table
 from edge_runtime.cli.progress import guest_progress
+from edge_runtime.cli.supervisor import Supervisor
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import ConfigError, EdgeError
 from edge_runtime.planes.client import NotRunning, connect
@@ -25,6 +27,8 @@ from edge_runtime.planes.messages import RouteCounts
 
 EXIT_RESTART = 75
 """The gateway cannot go on but will recover when started again (a service manager does that)."""
+OTHER_FILES = 1024
+"""Open files that are no connections of the MQTT door: the other doors', the journal's, the executors', the logs."""
 
 
 def register(app: typer.Typer) -> None:
@@ -82,7 +86,22 @@ def run(config_path: ConfigPath = CONFIG) -> None:
     """Run the gateway until Ctrl-C or SIGTERM."""
     settings = config.load(config_path)
     open_logs(settings.gateway.data / "logs")
+    _make_room_for_connections(settings.mqtt.max_connections)
     raise typer.Exit(uvloop.run(_serve(settings)))
+
+
+def _make_room_for_connections(number: int) -> None:
+    """Raise the limit on open files as far as may be: by custom it is 1,024, and each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + OTHER_FILES
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    if hard < wanted:
+        logging.getLogger("edge.gateway").warning(
+            "the system allows %d open files, too few for mqtt.max_connections = %d (ulimit -Hn, LimitNOFILE=)",
+            hard,
+            number,
+        )
 
 
 async def _serve(settings: config.Config) -> int:
@@ -105,18 +124,23 @@ async def _serve(settings: config.Config) -> int:
     if stopping.is_set() and starting.exception() is not None:
         return 0  # whoever ended us may have ended a process of the start as well
     gateway = starting.result()
+    supervisor = Supervisor()
+    beating = asyncio.ensure_future(supervisor.beat())
     try:
         api = ApiServer(gateway, settings.socket)
         await api.start()
         # What was made while starting stays: the collector need not look through it again and again.
         gc.collect()
         gc.freeze()
+        supervisor.tell("READY=1", f"STATUS=boards connect to mqtt://{gateway.status().mqtt}")
         broken = asyncio.ensure_future(gateway.broken())
         await asyncio.wait({asked, broken}, return_when=asyncio.FIRST_COMPLETED)
         for task in (asked, broken):
             task.cancel()
+        supervisor.tell("STOPPING=1")
         await api.stop()
     finally:
+        beating.cancel()
         await gateway.stop()
     if stopping.is_set():
         logging.getLogger("edge.gateway").info("stopped, as it was asked to")
