@@ -37,6 +37,8 @@ class FaultyLine(Faults):
         self.board = -1
         self.said = b""
         """The last that the board has sent, before anything happened to it."""
+        self.heard = 0
+        """Bytes that it has sent in all."""
         self._loop = asyncio.get_running_loop()
         self._slave = -1
         self._own = -1
@@ -67,6 +69,10 @@ class FaultyLine(Faults):
             self._board_end.forget()
             os.close(self._slave)
             os.close(master)
+
+    def since(self, heard: int) -> bytes:
+        """What the board has sent since `heard` was so much, as far as it is kept."""
+        return self.said[-(self.heard - heard) :] if self.heard > heard else b""
 
     def text(self) -> str:
         """What of the last that the board has sent can be read by people: its log, a traceback."""
@@ -170,6 +176,7 @@ class _End:
             return
         if self._to_board:  # what is read at the board's end comes from it
             self._line.said = (self._line.said + data)[-_KEPT:]
+            self._line.heard += len(data)
         for piece in self._line.fate(data, not self._to_board):
             far.take(piece)
 

@@ -7,9 +7,11 @@ pieces of the subset from the flash behind it and compiles one after the other.
 
 from __future__ import annotations
 
+import ast
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from hil.board import BoardError
 
@@ -32,8 +34,18 @@ INLINED = (
 """The stack has room for six calls inside each other, and a function that is called at one place takes memory there."""
 
 
-def known(device: str) -> dict[str, object]:
-    """What is so on this board and need not be computed, by name, attribute or expression of the firmware."""
+def known(program: str, device: str) -> dict[str, object]:
+    """What is so on this board and need not be computed, by name, attribute or expression of the firmware.
+
+    `program` is the text of its program, whose constants stand at the top.
+    """
+    given = {
+        target.id: node.value.value
+        for node in ast.parse(program).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     return {
         "sha256": None,
         "._digest": None,
@@ -51,11 +63,11 @@ def known(device: str) -> dict[str, object]:
         "._device": device,
         "._key": b"",
         "._tree": len(f"/devices/{device}/"),
-        "._keepalive": 10,
-        "._patience": 10_000,
-        "._max_packet": 200,
-        "._ring": 63,
-        "_LARGEST": 63,  # what the gateway sends fits the ring
+        "._keepalive": given["KEEPALIVE"],
+        "._patience": cast(int, given["PATIENCE"]) * 1000,
+        "._max_packet": given["PACKET"],
+        "._ring": given["RING"],
+        "_LARGEST": given["RING"],  # what the gateway sends fits the ring
     }
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from hil.subset import Subset, take
 EMULATOR = "qemu-system-arm"
 _BUTTONS = {"a": 17, "b": 26}
 """Pins of the buttons; low is pressed."""
-_PRESSED = 0.3
-"""Seconds that a button is held: it is looked at every 6 ms of a machine that may have other things to do."""
+_PRESSED = b"events/button"
+"""What the board sends when it has seen a button go down."""
+_TURNS = 6
+"""Ends of frames after which its program has looked at its buttons since: it does so before each frame."""
 _OUTPUTS = 0x50000504
 """The register of what the pins are set to."""
 _PIN0 = 1 << 3
 _ANSWER_TIMEOUT = 20.0
-_STOP_TIMEOUT = 5.0
+_POLL = 0.02
 
 
 class QemuBoard:
@@ -118,9 +120,22 @@ class QemuBoard:
         if button not in _BUTTONS:
             raise BoardError(f"a micro:bit has no button '{button}'", hint="Its buttons are a and b.")
         # Released first: an input that nothing was said about yet reads low, as if pressed.
-        for level in (1, 0, 1):
-            await self._ask(f"set_irq_in /machine/nrf51 unnamed-gpio-in {_BUTTONS[button]} {level}")
-            await asyncio.sleep(_PRESSED)
+        await self._set(button, 1, lambda sent: sent.count(0) >= _TURNS)
+        await self._set(button, 0, lambda sent: _PRESSED in sent)
+        await self._set(button, 1, lambda sent: sent.count(0) >= _TURNS)
+
+    async def _set(self, button: str, level: int, seen: Callable[[bytes], bool]) -> None:
+        """Set a button's pin, and wait until what the board sends on its line shows that it has seen that."""
+        heard = self._line.heard
+        await self._ask(f"set_irq_in /machine/nrf51 unnamed-gpio-in {_BUTTONS[button]} {level}")
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                while not seen(self._line.since(heard)):
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise BoardError(
+                f"board '{self.device}' does not look at button '{button}'; it sent {self._line.since(heard)!r}"
+            ) from None
 
     async def pin(self) -> bool:
         """Whether pin 0 is on."""
@@ -174,7 +189,9 @@ def program(device: str, period_ms: object) -> Subset:
     """What runs on the board: `firmware/boards/microbit/main.py` with what it needs of `edge_device`."""
     folder = firmware_folder()
     source = (folder / "boards" / "microbit" / "main.py").read_text()
-    return take(folder / "edge_device", source, {**known(device), "DEVICE": device, "PERIOD": period_ms}, INLINED)
+    return take(
+        folder / "edge_device", source, {**known(source, device), "DEVICE": device, "PERIOD": period_ms}, INLINED
+    )
 
 
 def missing() -> str:

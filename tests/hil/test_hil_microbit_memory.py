@@ -132,9 +132,10 @@ FREE = re.compile(r"while True:|try:|except |\w+\+?=(\w+\+)?\d+$")
 def pieces() -> list[CodeType]:
     """The program in pieces, as it is put onto the board."""
     folder = firmware_folder()
-    source = ast.parse((folder / "boards" / "microbit" / "main.py").read_text())
+    text = (folder / "boards" / "microbit" / "main.py").read_text()
+    source = ast.parse(text)
     source.body = [node for node in source.body if not (isinstance(node, ast.FunctionDef) and node.name == "crc32")]
-    values = {**known("b1"), "DEVICE": "b1", "PERIOD": 300}
+    values = {**known(text, "b1"), "DEVICE": "b1", "PERIOD": 300}
     made = take(folder / "edge_device", ast.unparse(source), values, INLINED).pieces
     for number, piece in enumerate(made):
         linecache.cache[f"piece {number}"] = len(piece), None, piece.splitlines(keepends=True), f"piece {number}"

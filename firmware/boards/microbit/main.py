@@ -20,6 +20,10 @@ from microbit import pin0, pin5, pin11, running_time, sleep, uart
 DEVICE = "microbit"
 PERIOD = 1000  # milliseconds
 QUEUE = 3  # readings; nothing more is measured while so many wait
+KEEPALIVE = 4  # seconds
+PATIENCE = 10  # seconds
+PACKET = 200  # bytes of a command
+RING = 63  # bytes that the UART keeps
 
 
 def crc32(data, crc=0):
@@ -127,7 +131,7 @@ def send(link, now):
 def run():
     """For ever."""
     uart.init(115200)
-    link = Session(DEVICE, b"", 10, 10, 200, 63, draw)
+    link = Session(DEVICE, b"", KEEPALIVE, PATIENCE, PACKET, RING, draw)
     due = 0
     count = 1
     while True:
