@@ -5,7 +5,7 @@ step by step (devices that go idle, timers); then the event, in its windows; the
 by deadline and key. Where that is much, it goes on with the events and ticks after it; until a window has been told of
 its end, it takes events as before.
 
-State is held under these names: `=<key>` for a partition key, `~head`, `~marks.<chunk>` for the devices' watermarks,
+State is held under these names: `=<key>` for a partition key, `~head`, `~marks.<segment>` for the devices' watermarks,
 `~due.<bucket>.<segment>` and `~timer.<bucket>.<segment>` for the indices of what is due when. `needs` has to be asked
 until it asks for nothing more: the head tells which parts of the indices are needed, and these which keys.
 """
@@ -28,12 +28,12 @@ from edge_runtime.streams.machine import FRESH, MANY, MOST, Late, Machine, Note,
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.sessions import Sessions
 from edge_runtime.streams.triggers import Triggers
-from edge_runtime.streams.watermarks import BEGINNING, CHUNK, COUNTS, LOOKED, NEVER, WILD, Clock, Watermarks
+from edge_runtime.streams.watermarks import BEGINNING, COUNTS, LOOKED, NEVER, WILD, Clock, Watermarks, segments
 from edge_runtime.streams.windows import SessionWindows, SlidingWindows, function
 from edge_runtime.streamspec import SECOND, Fixed, Global, Session, Sliding, Window
 
-VERSION = 1
-"""Of what is dumped."""
+VERSION = 2
+"""Of what is dumped. The first one, which is read as well, had the devices in other pieces."""
 OVERLAP = MOST
 """Sliding windows of an event that may all have to speak because of it."""
 COMMON = 100
@@ -343,12 +343,12 @@ class Windows:
                 self._ready = True
                 return
             self._head = _decode(dumped)
-            if self._head[0] != VERSION:
+            if self._head[0] not in (1, VERSION):
                 raise StorageError(
                     f"The windows' state is of version {self._head[0]}", hint="A newer gateway wrote it."
                 )
             _, marks, due, timers, self._keys, self._now, self._behind = self._head
-            chunks = [f"{_MARKS}{number}" for number in range(-(-marks[0] // CHUNK))]
+            chunks = [f"{_MARKS}{number}" for number in segments(marks)]
             self._parts = dict.fromkeys([*chunks, *self._due.take_up(due), *self._timers.take_up(timers)])
         for name in self._parts:
             if name in state:
@@ -376,7 +376,7 @@ class Windows:
         self._changed.clear()
         self.owed = 0
         for number, devices in self._marks.dump():
-            state[f"{_MARKS}{number}"] = _encode(devices)
+            state[f"{_MARKS}{number}"] = None if devices is None else _encode(devices)
         for index in (self._due, self._timers):
             for name, entries in index.dump():
                 state[name] = None if entries is None else _encode(entries)

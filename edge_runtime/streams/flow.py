@@ -427,7 +427,9 @@ class _Session:
 def _counted(result: Result) -> str:
     if isinstance(result, Pane):
         return "late_pane" if result.timing == "late" else result.timing
-    return "late" if isinstance(result, Late) else "excess" if isinstance(result, Excess) else "note"
+    if isinstance(result, Note):
+        return "forgotten" if result.about == "forgotten" else "note"
+    return "late" if isinstance(result, Late) else "excess"
 
 
 def _bucket(name: str) -> str:

@@ -61,7 +61,8 @@ class Note(msgspec.Struct, frozen=True, array_like=True, tag="note"):
     index: int
     device: str
     about: str
-    """`ahead` or `behind` (its clock; quarantined), `right` (no more), `overflow` (something had to be left out)."""
+    """`ahead` or `behind` (its clock; quarantined), `right` (no more), `overflow` (something had to be left out),
+    `forgotten` (devices that were quiet for long)."""
     text: str
 
 

@@ -20,6 +20,14 @@ is not, nor one whose clock has fallen back by more than `behind`. What is older
 within `behind` may well be from its spool: it moves nothing, and is late or is not. Each event is judged by itself, so
 the first one that has a right time counts again. Going wild and coming back are noted, once in `idle`.
 
+**Devices without end** (ids that change) are forgotten: beyond `MAX_DEVICES`, those that are idle and were quiet for
+longest. It changes nothing but that one of them which comes back after more than `behind` is not believed what it has
+in its spool. Which are forgotten follows from the events alone.
+
+**How it is stored.** Devices that have changed are written behind all others, in segments; a segment of which nothing
+is the latest any more is removed, and many that hold little are written together again. So what is stored is about what
+has changed, however many devices there are.
+
 **How it is done.** Only one device matters at a time: the witness, whose watermark is below the time that is waited
 for. Nothing has to be looked at until it has passed that time, or is idle; then the next witness comes from a heap
 whose entries are brought up to date when they come to its top. An event costs a few comparisons.
@@ -28,7 +36,7 @@ whose entries are brought up to date when they come to its top. An event costs a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 from edge_runtime.events import Event
@@ -38,8 +46,14 @@ NEVER = 2**62
 """A time that does not come."""
 BEGINNING = -NEVER
 """The watermark before the first event."""
-CHUNK = 64
+MAX_DEVICES = 100_000
+"""Devices that are remembered; more only where more are active. Each takes about 300 bytes."""
+FORGOTTEN = MAX_DEVICES // 8
+"""Devices that are forgotten together, about."""
+SEGMENT = 256
 """Devices that are dumped together."""
+FIRST_SEGMENT = 64
+"""As it was in the first version."""
 
 COUNTS, CROSSES, WILD, LOOKED = 0, 1, 2, 3
 """What `see` says: the event counts; it does and the watermark may have come to what is waited for; it is set aside; it
@@ -49,11 +63,12 @@ counts, and there may be notes or another time to `check`, as there may with all
 class Device:
     """What is known of a device. `seen` is of processing time."""
 
-    __slots__ = ("changed", "name", "newest", "noted", "number", "queued", "seen", "told", "wild")
+    __slots__ = ("changed", "name", "newest", "noted", "queued", "seen", "segment", "told", "wild")
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, segment: int = -1) -> None:
         self.name = name
-        self.number = number
+        self.segment = segment
+        """In which it is stored; -1 if it never was."""
         self.newest = BEGINNING
         self.seen = BEGINNING
         self.wild = False
@@ -75,6 +90,12 @@ class Watermarks:
         self._disorder = delay + lateness
         self._devices: dict[str, Device] = {}
         self._changed: list[Device] = []
+        self._segments: dict[int, int] = {}
+        """Those that are stored, and of how many devices they hold the latest."""
+        self._stored = 0
+        """How many segments there ever were."""
+        self._dropped: set[int] = set()
+        """Segments that hold devices which were forgotten since the last dump."""
         self._queue: list[tuple[int, str, Device]] = []
         self._witness: Device | None = None
         self._wanted = NEVER
@@ -108,7 +129,8 @@ class Watermarks:
         """An event that is not the common one."""
         device = self._devices.get(name)
         if device is None:
-            device = self._devices[name] = Device(name, len(self._devices))
+            self._forget(name, now)
+            device = self._devices[name] = Device(name)
         if not device.changed:
             device.changed = True
             self._changed.append(device)
@@ -129,6 +151,29 @@ class Watermarks:
             heappush(self._queue, (device.newest, name, device))
         self._watch(now)
         return CROSSES if self.at(now) >= self._wanted else LOOKED
+
+    def _forget(self, name: str, now: int) -> None:
+        """Make room for one more, now and then."""
+        number = len(self._devices)
+        if number < MAX_DEVICES or number % FORGOTTEN:
+            return
+        idle = [device for device in self._devices.values() if now - device.seen >= self._idle]
+        idle.sort(key=_quiet)
+        gone = idle[: number - MAX_DEVICES + FORGOTTEN]
+        if not gone:
+            return
+        for device in gone:
+            del self._devices[device.name]
+            if device.segment >= 0:
+                self._segments[device.segment] -= 1
+                self._dropped.add(device.segment)
+        left = self._devices
+        self._changed = [device for device in self._changed if left.get(device.name) is device]
+        self._queue = [item for item in self._queue if left.get(item[1]) is item[2]]
+        heapify(self._queue)
+        self._watch(now)
+        text = f"It is one of more than {MAX_DEVICES:,}: {len(gone):,} that were quiet for longest are forgotten."
+        self.notes.append((name, "forgotten", text))
 
     def _wrong(self, device: Device, time: int, wall: int) -> str:
         if time > wall + self._ahead:
@@ -213,32 +258,65 @@ class Watermarks:
         """Like `check`, and up to date."""
         return max(self.check, self._witness.seen + self._idle) if self._witness and self.check != NEVER else self.check
 
-    def dump(self) -> Iterator[tuple[int, list[Any]]]:
-        """The chunks that have changed since the last dump: number and content."""
-        numbers = sorted({device.number // CHUNK for device in self._changed})
-        for device in self._changed:
+    def dump(self) -> Iterator[tuple[int, list[Any] | None]]:
+        """The segments that have changed since the last dump: number and content, None of one that is gone."""
+        segments = self._segments
+        # Where many hold little, or hold what was forgotten, their devices are written once more.
+        again = {number for number in self._dropped if segments[number]}
+        if len(segments) > 8 + 2 * len(self._devices) // SEGMENT:
+            again.update(number for number, held in segments.items() if held < SEGMENT // 2)
+        if again:
+            self._changed += [one for one in self._devices.values() if one.segment in again and not one.changed]
+        changed, self._changed = self._changed, []
+        self._dropped.clear()
+        for device in changed:
             device.changed = False
-        self._changed.clear()
-        if not numbers:
-            return
-        devices = list(self._devices.values())
-        for number in numbers:
-            yield number, [_plain(device) for device in devices[number * CHUNK : (number + 1) * CHUNK]]
+            if device.segment >= 0:
+                segments[device.segment] -= 1
+        for number in [number for number, held in segments.items() if not held]:
+            del segments[number]
+            yield number, None
+        for at in range(0, len(changed), SEGMENT):
+            part = changed[at : at + SEGMENT]
+            number = self._stored
+            self._stored += 1
+            segments[number] = len(part)
+            for device in part:
+                device.segment = number
+            yield number, [_plain(device) for device in part]
 
-    def head(self) -> list[int]:
+    def head(self) -> list[Any]:
         """What is not of a single device."""
-        return [len(self._devices), self.value, self._top, self._last]
+        return [list(self._segments), self._stored, self.value, self._top, self._last]
 
-    def load(self, head: list[int], chunks: Sequence[list[Any]]) -> None:
-        """Take up what was dumped: all chunks, in order."""
-        _, self.value, self._top, self._last = head
-        for number, (name, newest, seen, noted, flags) in enumerate(item for chunk in chunks for item in chunk):
-            device = self._devices[name] = Device(name, number)
-            device.newest, device.seen, device.noted = newest, seen, noted
-            device.wild, device.told = bool(flags & 1), bool(flags & 2)
-            if not device.wild and newest != BEGINNING:
+    def load(self, head: list[Any], chunks: Sequence[list[Any]]) -> None:
+        """Take up what was dumped: all segments, in the order of `segments`."""
+        numbers = segments(head)
+        self._stored = head[1] if len(head) == 5 else len(numbers)
+        self.value, self._top, self._last = head[-3:]
+        for number, chunk in zip(numbers, chunks, strict=True):
+            for name, newest, seen, noted, flags in chunk:
+                device = self._devices[name] = Device(name, number)  # A later segment knows better.
+                device.newest, device.seen, device.noted = newest, seen, noted
+                device.wild, device.told = bool(flags & 1), bool(flags & 2)
+        self._segments = dict.fromkeys(numbers, 0)
+        for name, device in self._devices.items():
+            self._segments[device.segment] += 1
+            if not device.wild and device.newest != BEGINNING:
                 device.queued = True
-                heappush(self._queue, (newest, name, device))
+                self._queue.append((device.newest, name, device))
+        heapify(self._queue)
+
+
+def segments(head: list[Any]) -> list[int]:
+    """The numbers of the segments that belong to a head, from the oldest on."""
+    if len(head) == 4:
+        return list(range(-(-head[0] // FIRST_SEGMENT)))
+    return sorted(head[0])
+
+
+def _quiet(device: Device) -> tuple[int, int, str]:
+    return device.seen, device.newest, device.name
 
 
 def _plain(device: Device) -> list[Any]:
@@ -274,14 +352,14 @@ class Clock:
         """Like `check`."""
         return self.check
 
-    def dump(self) -> Iterator[tuple[int, list[Any]]]:
+    def dump(self) -> Iterator[tuple[int, list[Any] | None]]:
         """Nothing by device."""
         return iter(())
 
-    def head(self) -> list[int]:
+    def head(self) -> list[Any]:
         """As the watermarks have it."""
-        return [0, self.value, 0, 0]
+        return [[], 0, self.value, 0, 0]
 
-    def load(self, head: list[int], chunks: Sequence[list[Any]]) -> None:
+    def load(self, head: list[Any], chunks: Sequence[list[Any]]) -> None:
         """Take up what was dumped."""
-        self.value = head[1]
+        self.value = head[-3]

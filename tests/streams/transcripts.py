@@ -34,7 +34,7 @@ from typing import Any
 import msgspec
 
 from edge_runtime.events import TICK, Event
-from edge_runtime.streams.machine import Late, Machine, Note, Result
+from edge_runtime.streams.machine import Excess, Late, Machine, Note, Result
 from edge_runtime.streamspec import SECOND, Absent, Join, Latest, Sequence, Source, Window
 
 FOLDER = Path(__file__).parent / "transcripts"
@@ -132,6 +132,8 @@ def spoken(result: Result) -> str:
         return f"late {seconds(result.by)}" if result.by else "late"
     if isinstance(result, Note):
         return f"note {result.device} {result.about}"
+    if isinstance(result, Excess):
+        return f"excess {result.lost}"
     values = " ".join(f"{name}={_shown(value)}" for name, value in result.values.items())
     span = f"{seconds(result.start)}..{seconds(result.end)}"
     word = "back" if result.retraction else "pane"
