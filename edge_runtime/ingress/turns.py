@@ -24,6 +24,7 @@ class Turns:
         """What was read from the socket, and waits for its turn."""
         self._next: asyncio.Handle | None = None
         self._paused = False
+        self._over = False
 
     @property
     def paused(self) -> bool:
@@ -56,14 +57,15 @@ class Turns:
                 self._transport.resume_reading()
 
     def end(self) -> bytes:
-        """Nothing more is taken here; returns what waits."""
+        """Nothing more is taken here, nor is the transport touched; returns what waits."""
+        self._over = True
         if self._next is not None:
             self._next.cancel()
         rest, self._rest, self._next = self._rest, b"", None
         return rest
 
     def _later(self) -> None:
-        if self._next is None:
+        if self._next is None and not self._over:
             self._next = asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
