@@ -76,7 +76,6 @@ class Core:
         self.twin = None
         self.ota = None
         self.wants_link = False
-        self._updating = False  # whether the last packet was about an update
         self._base = "/devices/" + config.device
         self._seq = 0
         self._unsent = 0  # the lowest sequence that has never been sent: below it, a packet is a repeat
@@ -235,20 +234,13 @@ class Core:
                 session.publish(now, self._base + "/replies", reply[REPLY], reply[SENT_BEFORE], reply)
                 reply[SENT_BEFORE] = True
                 continue
-            told = self.twin and self.twin.take()
-            if not told and self.ota and not self._updating:
-                told = self.ota.take()
-                self._updating = bool(told)
+            told = (self.twin and self.twin.take()) or (self.ota and self.ota.take())
             if told:
                 session.publish(now, self._base + told[0], told[1], False, told)
                 continue
             batch = self.queue.take(options["batch"], options["packet"])
             if not batch:
-                if not self._updating:
-                    break
-                self._updating = False
-                continue
-            self._updating = False  # an update and readings take turns
+                break
             first = batch[0][SEQ]
             end = first + len(batch)
             boot, epoch, sent = self.queue.origin or (self.boot, self.epoch(), self.hal.uptime())

@@ -69,6 +69,7 @@ class Ota:
         self._offer = None
         self._ask = None
         self._asked = 0
+        self._gave = False  # whether an ask was the last that was sent
         self._data = None
         self._since = None
         self._done = self._total = 0
@@ -119,6 +120,12 @@ class Ota:
             return told
         ask = self._ask
         if ask and not self._asked:
+            # Readings and pieces take turns, where a link has one packet on its way at a time.
+            queue = self._core.queue
+            self._gave = not self._gave
+            if not self._gave and len(queue) > queue.flying:
+                return None
+            self._gave = True
             self._asked = self._core.hal.uptime() or 1
             return ["/ota/ask", ask, FLYING]
         return None

@@ -97,6 +97,12 @@ class Gateway:
         return "ota/data", wire_ota.encode_data(ask.digest, ask.offset, data)
 
 
+class Readings(list[str]):
+    """A queue, as far as updates see it."""
+
+    flying = 0
+
+
 class Board:
     """Starts and runs until it is reset, or through."""
 
@@ -107,7 +113,7 @@ class Board:
         self.starts: list[int] = []
         self.failed: list[str] = []
         self.key = KEY
-        self.queue: Any = []
+        self.queue: Any = Readings()
         self.prepare: Callable[[Any], None] = lambda ota: None
         """What the program does with its `device.updates()`."""
         for module in modules:

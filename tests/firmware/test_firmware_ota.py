@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge_runtime import wire_ota
-from tests.firmware.ota_board import Board, Gateway, Version, firmware, fresh
+from tests.firmware.ota_board import Board, Gateway, Readings, Version, firmware, fresh
 from tests.firmware.simulated_flash import PowerCut
 
 OLD = Version(
@@ -422,7 +422,8 @@ def test_a_program_that_goes_on_for_long_wears_no_flash(modules: tuple[Any, Any]
         settled.append(True)
         return len(settled) > 2
 
-    board.queue = SimpleNamespace(settle=settle)
+    board.queue = Readings()
+    board.queue.settle = settle
     asked: list[bool] = []
 
     def busy() -> bool:
@@ -438,7 +439,7 @@ def test_a_program_that_goes_on_for_long_wears_no_flash(modules: tuple[Any, Any]
 
 def test_readings_in_ram_are_waited_for_once_the_program_may_stop(modules: tuple[Any, Any]) -> None:
     board = Board(modules, fresh(OLD))
-    board.queue = ["a reading"]
+    board.queue = Readings(["a reading"])
     times: list[int] = []
 
     def prepare(ota: Any) -> None:
@@ -452,6 +453,22 @@ def test_readings_in_ram_are_waited_for_once_the_program_may_stop(modules: tuple
     board.start()
     assert board.run(Gateway(NEW))
     assert 160_000 < times[-1] - times[0] < 170_000, "a minute more"
+
+
+def test_pieces_and_readings_take_turns(modules: tuple[Any, Any]) -> None:
+    """On a link with one packet on its way, each answered ask is followed by another at once."""
+    _, ota = modules
+    queue = Readings(["one", "another"])
+    core = SimpleNamespace(_since=1, queue=queue, hal=SimpleNamespace(uptime=lambda: 5))
+    updates = SimpleNamespace(_since=1, _core=core, _report=["", None, 2, None], _ask=b"?", _asked=0, _gave=False)
+
+    def takes() -> bool:
+        updates._asked = 0
+        return ota.Ota.take(updates) is not None
+
+    assert [takes() for _ in range(5)] == [True, False, True, False, True]
+    queue.flying = 2
+    assert [takes() for _ in range(3)] == [True, True, True], "nothing else waits"
 
 
 def test_packets_may_be_larger_than_pieces(modules: tuple[Any, Any]) -> None:

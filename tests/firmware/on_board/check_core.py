@@ -205,28 +205,6 @@ def check_a_failure_too_long_for_the_queue_is_on_the_log_alone():
     assert bench.lines[0].startswith("sensor: it is broken")
 
 
-def check_an_update_and_readings_take_turns():
-    class Updates:
-        asks = 0
-
-        def take(self):
-            self.asks += 1
-            return ["/ota/ask", b"\xa0", 1] if self.asks < 9 else None
-
-    bench = Bench(window=1, batch=1)
-    bench.core.ota = Updates()
-    for n in range(3):
-        bench.core.emit("k", n)
-    packets = bench.online()
-    topics = []
-    while packets:
-        topics += [packet.topic.split("/")[3] for packet in packets if packet.kind == 3]
-        for packet in packets:
-            bench.puback(packet)
-        packets = bench.publish()
-    assert topics == ["ota", "events"] * 3 + ["ota"] * 5, topics
-
-
 def check_an_oversized_packet_is_reported():
     bench = Bench(packet=64)
     bench.online()

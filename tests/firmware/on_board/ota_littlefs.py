@@ -84,11 +84,15 @@ class Core:
         self.key = KEY
         self.links = None
         self.options = {"packet": 512}
-        self.queue = []
+        self.queue = self
+        self.flying = 0
         self.ota = None
         self._since = 1
         self.now = 0
         self.period = 0
+
+    def __len__(self):
+        return 0
 
     def uptime(self):
         return self.now
