@@ -7,6 +7,7 @@ import gc
 import logging
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from edge_runtime.cli.supervisor import Supervisor
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import ConfigError, EdgeError
 from edge_runtime.planes.client import NotRunning, connect
+from edge_runtime.planes.exposition import exposition
 from edge_runtime.planes.logs import open_logs
 from edge_runtime.planes.messages import RouteCounts
 
@@ -152,6 +154,9 @@ async def _serve(settings: config.Config) -> int:
 def status(
     config_path: ConfigPath = CONFIG,
     as_json: AsJson = False,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Print all figures as Prometheus reads them.")
+    ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the gateway to be up.")] = 0,
 ) -> None:
     """Show the running gateway at a glance."""
@@ -165,6 +170,9 @@ def status(
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.05)
+        if prometheus:
+            sys.stdout.write(exposition(found, client.apps()))
+            return
     if as_json:
         print_json(found)
         return

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from edge_runtime.errors import EdgeError
 from edge_runtime.planes import api_apps, api_devices, api_flows, api_operations, api_ota, api_secrets, api_users
+from edge_runtime.planes.exposition import MEDIA_TYPE, exposition
 from edge_runtime.planes.house import House
 from edge_runtime.planes.http import guarded, lines, read, reply, until
 from edge_runtime.planes.messages import Backup, Deploy, Lend, Lent
@@ -35,6 +36,9 @@ def application(house: House, closing: asyncio.Event | None = None) -> Starlette
 
     async def health(_: Request) -> Response:
         return reply(house.health())
+
+    async def metrics(_: Request) -> Response:
+        return Response(exposition(house.status(), house.apps()), media_type=MEDIA_TYPE)
 
     async def apps(_: Request) -> Response:
         return reply(house.apps())
@@ -72,6 +76,7 @@ def application(house: House, closing: asyncio.Event | None = None) -> Starlette
         routes=[
             Route("/status", guarded(status)),
             Route("/health", guarded(health)),
+            Route("/metrics", guarded(metrics)),
             Route("/apps", guarded(apps)),
             Route("/apps", guarded(deploy), methods=["POST"]),
             Route("/apps/{app}/decisions", guarded(decisions)),

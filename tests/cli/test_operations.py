@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -52,6 +53,29 @@ def test_a_mistake_gets_a_sentence_and_status_1(
     assert says in ended.stderr
     assert hint in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_figures_are_what_prometheus_reads(gateway: Gateway) -> None:
+    heads: dict[str, str] = {}
+    samples: dict[str, float] = {}
+    lines = gateway.says("status", "--prometheus").splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("# HELP "):
+            name = line.split()[2]
+            assert name not in heads, "the samples of a metric stand together"
+            heads[name] = lines[number + 1].removeprefix(f"# TYPE {name} ")
+        elif not line.startswith("# TYPE "):
+            found = re.fullmatch(r'([a-z_]+)(\{[a-z]+="[^"\n]*"(?:,[a-z]+="[^"\n]*")*\})? (\S+)', line)
+            assert found, line
+            assert found[1] == name
+            samples[found[1] + (found[2] or "")] = float(found[3])
+    assert {name for name, kind in heads.items() if kind == "counter"} == {n for n in heads if n.endswith("_total")}
+    assert set(heads.values()) == {"counter", "gauge"}
+    assert samples['edge_health{state="degraded"}'] == 1
+    assert samples['edge_door_acknowledged_total{door="mqtt"}'] == 4
+    assert samples['edge_flow_dead_letters_total{flow="greenhouse.overheat"}'] == 1
+    assert samples['edge_flow_state{flow="greenhouse.shape",state="waiting"}'] == 1
+    assert samples["edge_devices"] == 1
 
 
 def test_status_says_how_it_is(gateway: Gateway) -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from edge_runtime.planes.api import application
+from edge_runtime.planes.exposition import _Page
 from edge_runtime.planes.house import House as Seam
 from edge_runtime.planes.http import MAX_BODY
 from tests.planes.house import Answers, House, reading, turns
@@ -81,6 +82,12 @@ async def test_mistakes(api: httpx.AsyncClient, method: str, path: str, body: An
     answer = await api.request(method, path, json=body)
     assert answer.status_code == status
     assert says in answer.json()["error"]
+
+
+def test_names_of_others_cannot_break_the_page_of_figures() -> None:
+    page = _Page()
+    page.gauge("edge_app_metric", "What it is.", 1.5, app="a", metric='b"} 7\nedge_devices 9\\')
+    assert page.text().splitlines()[2:] == [r'edge_app_metric{app="a",metric="b\"} 7\nedge_devices 9\\"} 1.5']
 
 
 async def test_a_request_that_is_too_large_is_refused(api: httpx.AsyncClient) -> None:
