@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import struct
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,10 @@ from hil.faulty_line import FaultyLine
 from hil.port_board import PortBoard
 
 _LISTENS = re.compile(rb"listening on (/dev/\S+)")
-_UF2 = b"UF2\n"
+_UF2 = struct.Struct("<4s4xI16xI")
+"""A block's head: its magic number, its flags, and the family of the chip."""
+_HAS_FAMILY = 0x2000
+_FAMILY = 0xE48BFF56
 _START = 60.0
 """Seconds until the emulator has a terminal for the USB port; MicroPython starts after that."""
 
@@ -83,8 +87,12 @@ def missing(image: Path | None) -> str:
     if not image.is_file():
         return f"there is no image {image}"
     with image.open("rb") as file:
-        if file.read(len(_UF2)) != _UF2:
-            return f"{image} is no UF2 file"
+        head = file.read(_UF2.size)
+    magic, flags, family = _UF2.unpack(head) if len(head) == _UF2.size else (b"", 0, 0)
+    if magic != b"UF2\n":
+        return f"{image} is no UF2 file"
+    if flags & _HAS_FAMILY and family != _FAMILY:
+        return f"{image} is for another chip than the RP2040 (UF2 family {family:#x}): take the one for RPI_PICO"
     if find_spec("rp2040py") is None:
         return "the emulator is not installed: pip install rp2040py"
     return ""

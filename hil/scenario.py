@@ -117,6 +117,8 @@ def parse(text: str, path: Path) -> Scenario:
                 needs.add(name)
         elif found := re.fullmatch(r"every: (\d+) ms", line):
             period = int(found[1])
+            if not period:
+                raise ScenarioError(f"{place}: a board counts every 1 ms at the most often")
         elif line:
             step = _step(line, number, place)
             words = (step.verb, step.name) if step.verb in ("link state", "expect connected") else (step.verb,)
@@ -139,6 +141,8 @@ def _step(line: str, number: int, place: str) -> Step:
             data = json.loads(parts["data"]) if "data" in parts else None
         except ValueError as error:
             raise ScenarioError(f"{place}: {parts['data']} is no JSON: {error}") from None
+        if verb == "link share" and int(parts["number"]) > 100:
+            raise ScenarioError(f"{place}: {parts['number']}% is more than all")
         within = float(parts.get("within", WITHIN))
         return Step(number, line, verb, parts.get("name", ""), int(parts.get("number", 0)), data, within)
     first = line.split()[0]

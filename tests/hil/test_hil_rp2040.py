@@ -15,9 +15,9 @@ from hil.rp2040_board import Rp2040Board, missing
 RP2040 = 0xE48BFF56
 
 
-def uf2(path: Path) -> Path:
+def uf2(path: Path, family: int = RP2040) -> Path:
     """A file of the right form: one block of nothing, for the beginning of the flash."""
-    head = struct.pack("<8I", 0x0A324655, 0x9E5D5157, 0x2000, 0x10000000, 256, 0, 1, RP2040)
+    head = struct.pack("<8I", 0x0A324655, 0x9E5D5157, 0x2000, 0x10000000, 256, 0, 1, family)
     path.write_bytes(head + bytes(476) + struct.pack("<I", 0x0AB16F30))
     return path
 
@@ -25,6 +25,9 @@ def uf2(path: Path) -> Path:
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "--image FILE" in missing(None)
     assert "there is no image" in missing(tmp_path / "none.uf2")
+    assert "another chip than the RP2040 (UF2 family 0xe48bff59)" in missing(uf2(tmp_path / "o.uf2", 0xE48BFF59))
+    (tmp_path / "short.uf2").write_bytes(b"UF2\n")
+    assert "is no UF2 file" in missing(tmp_path / "short.uf2")
 
 
 @pytest.fixture

@@ -59,6 +59,8 @@ def test_what_steps_are_about_is_no_capability() -> None:
         ("# t\nneeds: wings", r"some.txt:2: there is no capability 'wings'"),
         ("power on", r"some.txt:1: a scenario begins with"),
         ("# t\n", r"some.txt: no steps"),
+        ("# t\nlink loss 101%", "some.txt:2: 101% is more than all"),
+        ("# t\nevery: 0 ms\npower on", "some.txt:2: a board counts every 1 ms"),
         ("# t\nlink loss much", r"some.txt:2: 'link loss much' is no step"),
     ],
 )
