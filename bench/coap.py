@@ -8,7 +8,6 @@ keep nothing, in the same run.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import shutil
 import socket
@@ -22,13 +21,12 @@ from pathlib import Path
 import msgspec
 from loop import (
     PLACE,
-    BenchError,
     fsync_times,
     running,
     wait_until,
     write_credentials,
 )
-from report import Report, Result, compared, machine, show
+from report import BenchError, Report, Result, command, compared, machine
 
 from edge_runtime.planes.client import Client, NotRunning
 
@@ -193,21 +191,5 @@ def bench(seconds: float, place: Path) -> Report:
 _WORDS = {"failed": "refused", "repeated": "sent again after 2 s", "separate": "answered separately"}
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--seconds", type=float, default=3, help="measured time of a round (default: 3)")
-    parser.add_argument("--place", type=Path, default=PLACE, help=f"folder for the data (default: {PLACE})")
-    arguments = parser.parse_args()
-    try:
-        report = bench(arguments.seconds, arguments.place)
-    except (BenchError, subprocess.CalledProcessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    show(report, arguments.json)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(bench, __doc__, seconds=3, place=PLACE))

@@ -9,11 +9,9 @@ memory only), in the same run.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 from ingest import MOSQUITTO, Run, Side, build, load, start_gateway, start_mosquitto
-from loop import PLACE, BenchError, fsync_times
-from report import Report, Result, compared, machine, show
+from loop import PLACE, fsync_times
+from report import BenchError, Report, Result, command, compared, machine
 
 QUIET = 50
 RATE = 200
@@ -119,21 +117,5 @@ def bench(seconds: float, place: Path) -> Report:
     return Report("flood", at, rows, notes)
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--seconds", type=float, default=2, help="measured time of a round (default: 2)")
-    parser.add_argument("--place", type=Path, default=PLACE, help=f"folder for the data (default: {PLACE})")
-    arguments = parser.parse_args()
-    try:
-        report = bench(arguments.seconds, arguments.place)
-    except (BenchError, subprocess.CalledProcessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    show(report, arguments.json)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(bench, __doc__, seconds=2, place=PLACE))

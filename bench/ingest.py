@@ -9,7 +9,6 @@ same run.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -25,8 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-from loop import PLACE, BenchError, fsync_times, running, wait_until, write_credentials
-from report import Report, Result, compared, machine, show
+from loop import PLACE, fsync_times, running, wait_until, write_credentials
+from report import BenchError, Report, Result, command, compared, machine
 
 from devices.credentials import new_key
 from devices.exchange import DeviceLine, KeyLine
@@ -349,21 +348,5 @@ def bench(seconds: float, place: Path) -> Report:
     return Report("ingest", found, rows, notes)
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--seconds", type=float, default=1, help="measured time of a round (default: 1)")
-    parser.add_argument("--place", type=Path, default=PLACE, help=f"folder for the data (default: {PLACE})")
-    arguments = parser.parse_args()
-    try:
-        report = bench(arguments.seconds, arguments.place)
-    except (BenchError, subprocess.CalledProcessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    show(report, arguments.json)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(bench, __doc__, seconds=1, place=PLACE))

@@ -8,7 +8,6 @@ log, sandboxed function, outbox), beside the same loop built from mosquitto and 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-from report import Report, Result, compared, machine, show
+from report import BenchError, Report, Result, command, compared, machine
 
 from edge_runtime.planes.client import Client, NotRunning
 
@@ -80,10 +79,6 @@ class Loop(msgspec.Struct):
 
     port: int
     credentials: Path
-
-
-class BenchError(Exception):
-    """The benchmark cannot run; says why."""
 
 
 def build_load_generator(folder: Path) -> Path:
@@ -314,21 +309,5 @@ def bench(seconds: float, place: Path) -> Report:
     return Report("loop", found, rows, notes)
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--seconds", type=float, default=2, help="measured time of a round (default: 2)")
-    parser.add_argument("--place", type=Path, default=PLACE, help=f"folder for the data (default: {PLACE})")
-    arguments = parser.parse_args()
-    try:
-        report = bench(arguments.seconds, arguments.place)
-    except (BenchError, subprocess.CalledProcessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    show(report, arguments.json)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(bench, __doc__, seconds=2, place=PLACE))

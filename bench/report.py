@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,6 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_runtime.streams import engine
+
+
+class BenchError(Exception):
+    """The benchmark cannot run; says why."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -97,3 +105,19 @@ def show(report: Report, as_json: bool) -> None:
         console.print(f"peer: {peer}")
     for note in report.notes:
         console.print(note)
+
+
+def command(bench: Callable[[float, Path], Report], about: str | None, *, seconds: float, place: Path) -> int:
+    """The command line of a benchmark that takes the measured time of a round and a folder for its data."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"measured time of a round (default: {seconds})")
+    parser.add_argument("--place", type=Path, default=place, help=f"folder for the data (default: {place})")
+    arguments = parser.parse_args()
+    try:
+        report = bench(arguments.seconds, arguments.place)
+    except (BenchError, subprocess.CalledProcessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    show(report, arguments.json)
+    return 0
