@@ -214,7 +214,7 @@ class Gateway:
             limits=EndpointLimits(config.http.timeout, config.http.max_body, config.http.max_requests),
         )
         self.timers = Timers(self.journal, tables, clock, done=self._dealt_with, draw=lambda: secrets.token_bytes(8))
-        self.streams = Streams(clock, self.timers, self._tags_of)
+        self.streams = Streams(clock, self.timers, self._tags_of, config.functions.stream_memory)
         stack.push_async_callback(self.streams.worker.stop)
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)

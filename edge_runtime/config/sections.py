@@ -188,6 +188,8 @@ class Functions(msgspec.Struct, frozen=True):
     """How long a function may take for one event."""
     memory_limit: Annotated[int, _size(8 << 20, 4 << 30)] = 64 << 20
     """How much memory a function may use."""
+    stream_memory: Annotated[int, _size(8 << 20, 64 << 30)] = 256 << 20
+    """How much memory the state of streams may take; the journal keeps all of it, and more is read when needed."""
 
 
 _Module = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}(\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,8}$")]

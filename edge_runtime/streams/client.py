@@ -40,6 +40,9 @@ from edge_runtime.streamspec import Stream
 Fetch = Callable[[Sequence[str]], Awaitable[Mapping[str, bytes | None]]]
 """Answers stored state by name; None where there is none."""
 
+MEMORY = 256 << 20
+"""Bytes that state may take in the worker, unless it is said."""
+
 _log = logging.getLogger("edge.flows")
 _decode = msgspec.msgpack.Decoder(Reply).decode
 
@@ -47,7 +50,9 @@ _decode = msgspec.msgpack.Decoder(Reply).decode
 class StreamWorker:
     """One worker process for all streams. It is started when it is first needed, and again when it has died."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = MEMORY) -> None:
+        """`memory`: bytes that state may take there."""
+        self._memory = memory
         self._link: _Link | None = None
         self._numbers = itertools.count(1)
         self._starting = asyncio.Lock()
@@ -64,7 +69,7 @@ class StreamWorker:
         async with self._starting:
             if self._link is None or self._link.lost:
                 await self.stop()
-                self._link = await _Link.start()
+                self._link = await _Link.start(self._memory)
                 self.starts += 1
         session = WorkerSession(self._link, next(self._numbers))
         self._link.send(Open(session.number, stream))
@@ -117,11 +122,11 @@ class _Link(asyncio.Protocol):
         self._ended = self._loop.create_future()
 
     @classmethod
-    async def start(cls) -> _Link:
+    async def start(cls, memory: int) -> _Link:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "edge_runtime.streams.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "edge_runtime.streams.worker", str(theirs.fileno()), str(memory)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={"PATH": os.environ.get("PATH", os.defpath)},

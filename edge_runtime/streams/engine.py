@@ -24,7 +24,7 @@ from edge_runtime.streams.cells import Cell, Shaped
 from edge_runtime.streams.compute import Compute
 from edge_runtime.streams.due import Due
 from edge_runtime.streams.grid import Grid, Sliced
-from edge_runtime.streams.machine import FRESH, MANY, MOST, Late, Machine, Note, Result, weight
+from edge_runtime.streams.machine import CELL, FRESH, GROWN, MANY, MOST, Late, Machine, Note, Result, weight
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.sessions import Sessions
 from edge_runtime.streams.triggers import Triggers
@@ -94,6 +94,8 @@ class Windows:
         """Keys that have changed since the last `shrink`."""
         self._absent: set[str] = set()
         """Keys of which nothing is stored, as far as it was asked for."""
+        self._stored = 0
+        """Bytes that those in memory take where they are stored."""
         self._keys = 0
         """How many there are, in memory and stored."""
         self._now = 0
@@ -252,6 +254,7 @@ class Windows:
             self._over += max(0, len(self._results) - before - 1) + self._heavy(before)
             if not cell.windows:
                 del self._cells[key]
+                self._stored -= cell.size
                 self._keys -= 1
                 self._gone.add(key)
             if shaped.registered:
@@ -328,9 +331,12 @@ class Windows:
                 elif key not in self._cells:
                     cell = self._cells[key] = self._shaped.load(key, _decode(dumped))
                     cell.size = len(dumped)
+                    self._stored += cell.size
             else:
                 index = self._due if name.startswith(_DUE) else self._timers
                 index.load(name, _required(name, dumped))
+        # What was not in memory may be later than it could have been, and some of it has been dealt with.
+        self.before = NEVER
         self._register(self._now)
 
     def _missing(self) -> list[str]:
@@ -371,6 +377,7 @@ class Windows:
             cell.changed = False
             if self._cells.get(cell.key) is cell:
                 dumped = state[_KEY + cell.key] = _encode(self._shaped.dump(cell))
+                self._stored += len(dumped) - cell.size
                 cell.size = len(dumped)
                 self._recent.add(cell.key)
         self._changed.clear()
@@ -389,16 +396,20 @@ class Windows:
 
     def shrink(self, most: int) -> None:
         """See `Machine`: the keys that have not changed for longest go first, and what is due only later on."""
-        if len(self._cells) > most:
+        if self._held() > most:
+            less = most * 7 // 8  # Not a few each time: all are looked at for it.
             for spared in (self._recent, ()):
                 for key in [key for key, cell in self._cells.items() if not cell.changed and key not in spared]:
-                    if len(self._cells) <= most:
+                    if self._held() <= less:
                         break
-                    del self._cells[key]
+                    self._stored -= self._cells.pop(key).size
         self._recent.clear()
-        self._due.shrink(self._marks.value, most)
-        self._timers.shrink(self._now, most)
+        self._due.shrink(self._marks.value, most // CELL)
+        self._timers.shrink(self._now, most // CELL)
         self._lacking = self._lacking or not self._whole
+
+    def _held(self) -> int:
+        return len(self._cells) * CELL + self._stored * GROWN
 
     @property
     def _whole(self) -> bool:

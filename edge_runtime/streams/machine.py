@@ -23,6 +23,9 @@ MOST_OF_ONE = 480
 LARGEST = 8 << 20
 """Results, and bytes of them, that may follow from one event: with those before it, the state and the progress they are
 one append still, of 1,000 records."""
+CELL = 900
+GROWN = 5
+"""About how many bytes of memory a key takes, and how many for each byte that it takes where it is stored."""
 FRESH = 200
 """About how many bytes a key takes that is new, without what its events bring."""
 
@@ -119,5 +122,8 @@ class Machine(Protocol):
         ...
 
     def shrink(self, most: int) -> None:
-        """Let go of state beyond `most` names that has not changed since the last dump; `needs` will ask for it."""
+        """Let go of state that has not changed since the last dump, so that it takes about `most` bytes of memory.
+
+        `needs` will ask for it.
+        """
         ...

@@ -10,7 +10,7 @@ import msgspec
 from edge_runtime import expr
 from edge_runtime.events import TICK, Event
 from edge_runtime.size import rough
-from edge_runtime.streams.machine import FRESH
+from edge_runtime.streams.machine import CELL, FRESH, GROWN
 from edge_runtime.streams.ordered import identity
 from edge_runtime.streams.paths import key_of
 from edge_runtime.streams.remembered import Remembered
@@ -134,7 +134,12 @@ class Cells(Generic[Cell]):
         return {**found, **self._used.dump()}
 
     def shrink(self, most: int) -> None:
-        """Let go of what has not changed, beyond `most` keys."""
-        for key in [key for key in self._cells if key not in self._changed][: max(0, len(self._cells) - most)]:
+        """As `Machine.shrink`."""
+        held = len(self._cells) * CELL + sum(self._sizes.values()) * GROWN
+        if held <= most:
+            return
+        for key in [key for key in self._cells if key not in self._changed]:
             del self._cells[key]
-            self._sizes.pop(key, None)
+            held -= CELL + GROWN * self._sizes.pop(key, 0)
+            if held <= most * 7 // 8:
+                break

@@ -17,8 +17,9 @@ from edge_runtime.streamspec import Flatten, Stream, Window
 
 CHUNK = 64
 """Events that go through the steps at a time."""
-KEPT = 200_000
-"""Names of state that a computation holds in memory; beyond them what has not changed is read when it is needed."""
+KEPT = 256 << 20
+"""Bytes of memory that the state of a computation may take; beyond them what has not changed is read when it is needed.
+"""
 
 _TIME = "time"
 _BEFORE, _MACHINE, _AFTER = "before/", "machine/", "after/"
@@ -148,11 +149,11 @@ class Session:
         self._reported = 0
         return found
 
-    def shrink(self) -> None:
-        """Let go of state that need not be in memory."""
+    def shrink(self, most: int = KEPT) -> None:
+        """Let go of state that need not be in memory, where it takes more bytes than that."""
         for part in (self._before, self._machine, self._after):
             if part is not None:
-                part.shrink(KEPT)
+                part.shrink(most)
 
 
 def _bounded(results: list[Result]) -> tuple[list[Result], int]:

@@ -9,7 +9,7 @@ from edge_runtime.config import StreamSettings
 from edge_runtime.errors import ConfigError, DeployError
 from edge_runtime.flows.timers import Timers
 from edge_runtime.manifest import StreamTrigger
-from edge_runtime.streams.client import StreamWorker
+from edge_runtime.streams.client import MEMORY, StreamWorker
 from edge_runtime.streams.flow import StreamFlow
 
 TABLE = "streams"
@@ -17,10 +17,12 @@ TABLE = "streams"
 
 
 class Streams:
-    """Makes the flows. `tags` answers a device's tags."""
+    """Makes the flows. `tags` answers a device's tags; `memory`: bytes that state may take in the worker."""
 
-    def __init__(self, clock: Clock, timers: Timers, tags: Callable[[str], Mapping[str, str]]) -> None:
-        self.worker = StreamWorker()
+    def __init__(
+        self, clock: Clock, timers: Timers, tags: Callable[[str], Mapping[str, str]], memory: int = MEMORY
+    ) -> None:
+        self.worker = StreamWorker(memory)
         self._clock = clock
         self._timers = timers
         self._tags = tags

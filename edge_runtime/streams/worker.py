@@ -33,7 +33,7 @@ from edge_runtime.streams.messages import (
     encode,
     frame,
 )
-from edge_runtime.streams.session import Session, State, Taking
+from edge_runtime.streams.session import KEPT, Session, State, Taking
 
 ANSWERED = (Take, Load, Dump)
 """Requests that have an answer."""
@@ -44,7 +44,9 @@ _decode = msgspec.msgpack.Decoder(Request).decode
 class Worker:
     """Answers requests. No input or output."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = KEPT) -> None:
+        """`memory`: bytes that the state of all sessions may take."""
+        self._memory = memory
         self._sessions: dict[int, Session] = {}
         self._taking: dict[int, Taking] = {}
         self._tags: dict[str, dict[str, str]] = {}
@@ -84,7 +86,7 @@ class Worker:
             case Dump():
                 return Dumped(session.dump())
             case _:
-                session.shrink()
+                session.shrink(self._memory // len(self._sessions))
                 return None
 
     def _close(self, number: int) -> None:
@@ -101,9 +103,9 @@ class Worker:
             return Took(ended.value)
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, memory: int) -> None:
     """Serve requests until the other side closes."""
-    worker = Worker()
+    worker = Worker(memory)
     source = connection.makefile("rb")
     while len(head := source.read(LENGTH.size)) == LENGTH.size:
         [length] = LENGTH.unpack(head)
@@ -125,12 +127,12 @@ def _encoded(reply: Reply) -> bytes:
 
 
 def main() -> None:
-    """Serve the socket whose file descriptor is the first argument."""
+    """Serve the socket whose file descriptor is the first argument; the second says how many bytes state may take."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The daemon ends us, in its own time.
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)  # State is many objects that live long: looking at all of them often costs much.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # The daemon has gone.
-        serve(socket.socket(fileno=int(sys.argv[1])))
+        serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
 
 
 if __name__ == "__main__":

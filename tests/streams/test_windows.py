@@ -213,7 +213,7 @@ def test_thousands_end_together() -> None:
         results += [msgspec.structs.replace(item, index=index) for item in found]
         if index % 50 == 0 or index >= count:
             store.save(machine)
-            machine.shrink(10)
+            machine.shrink(10_000)
         if index >= count:
             machine = Windows(spec)
     assert results == expected
