@@ -289,6 +289,11 @@ class Ota:
                     yield from self._provide(digest, size, path)
                     self._done += size
                     self._news(release, number)
+        with open(manifest) as lines:
+            for line in lines:
+                digest, size, path = _file(line)
+                if digest and (yield from self._digest(self._other + "/" + path, size)) != digest:
+                    raise Refused("the flash does not keep " + path)  # of two names that it takes for one, say
         health = _line(manifest, "health").split(" ")[0]
         for name in os.listdir(self._other):
             if name.startswith(".p"):

@@ -455,6 +455,26 @@ def test_readings_in_ram_are_waited_for_once_the_program_may_stop(modules: tuple
     assert 160_000 < times[-1] - times[0] < 170_000, "a minute more"
 
 
+def test_a_version_is_looked_at_as_a_whole_before_it_starts(
+    modules: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was put in its place may have gone since: on FAT, with another whose name differs by case alone."""
+    _, ota = modules
+    replace = ota._replace
+
+    def lost(source: str, target: str) -> None:
+        replace(source, target)
+        if target == "/b/main.py":
+            ota.os.remove("/b/lib/kept.py")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ota, "_replace", lost)
+        why, board = refused(modules)
+    assert why == "the flash does not keep lib/kept.py"
+    update(board, Gateway(NEW, number=8))
+    assert board.files(1) == NEW.files
+
+
 def test_pieces_and_readings_take_turns(modules: tuple[Any, Any]) -> None:
     """On a link with one packet on its way, each answered ask is followed by another at once."""
     _, ota = modules
