@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from edge_runtime.clock import Clock
@@ -47,3 +48,15 @@ class ThrottledLog:
         if left_out:
             self._line(f"{left_out} lines like the following were left out: too many at once")
         self._line(text)
+
+
+class Quiet(logging.Filter):
+    """What strangers make a library say is bounded like our own lines."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._throttle = Throttle(clock, 20, 1_000_000)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line passes."""
+        return self._throttle.admit() is not None

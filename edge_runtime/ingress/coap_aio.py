@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -13,7 +12,6 @@ from aiocoap.blockwise import ContinueException, IncompleteException
 from edge_runtime.clock import Clock
 from edge_runtime.ingress.coap import Address, CoapFrontDoor, from_here
 from edge_runtime.proto.coap import Transmission
-from edge_runtime.throttle import Throttle
 
 MAX_ASSEMBLIES = 64
 """Bodies in blocks that are being put together."""
@@ -113,18 +111,6 @@ class Share:
         self._given.append((now, address))
         self._of[address] = self._of.get(address, 0) + 1
         return True
-
-
-class Quiet(logging.Filter):
-    """What strangers make a library say is bounded like our own lines."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._throttle = Throttle(clock, 20, 1_000_000)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line passes."""
-        return self._throttle.admit() is not None
 
 
 class Bodies:

@@ -28,12 +28,13 @@ from edge_runtime.errors import StorageError
 from edge_runtime.ingress import coap_request
 from edge_runtime.ingress.admission import Verdict
 from edge_runtime.ingress.coap import Address, CoapFrontDoor, code_of_dead
-from edge_runtime.ingress.coap_aio import Bodies, Peer, Quiet, Share, Wire
+from edge_runtime.ingress.coap_aio import Bodies, Peer, Share, Wire
 from edge_runtime.ingress.coap_oscore import Contexts
 from edge_runtime.ingress.coap_request import Refusal, Target
 from edge_runtime.ingress.http_exchange import either
 from edge_runtime.journal.records import Command
 from edge_runtime.proto.coap import Message
+from edge_runtime.throttle import Quiet
 from edge_runtime.wire import CommandMessage, encode_command, encode_config
 
 CBOR = 60
@@ -90,8 +91,8 @@ class CoapSite:
         """As `Elsewhere.receive`."""
         try:
             message = aiocoap.Message.decode(data, remote=Peer(address, device))
-        except error.UnparsableMessage:
-            return True  # of an option's value; the door has checked the rest
+        except (error.UnparsableMessage, ValueError):
+            return True  # of an option's value, such as a text that is no UTF-8; the door has checked the rest
         share = self._known if known or address in self._proven else self._strangers
         if message.code.is_request() and not share.take(address):
             return False

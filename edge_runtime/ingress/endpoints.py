@@ -13,9 +13,11 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
+import h11
 import msgspec
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
@@ -32,7 +34,7 @@ from edge_runtime.ingress.tls import Certificates
 from edge_runtime.ingress.tokens import Tokens
 from edge_runtime.journal.interface import Journal
 from edge_runtime.manifest import Endpoint, Manifest
-from edge_runtime.throttle import ThrottledLog
+from edge_runtime.throttle import Quiet, ThrottledLog
 
 HEAD_TIME = 10.0
 """Seconds for the head of a request to arrive: whoever takes longer is a slow attacker, or gone."""
@@ -109,6 +111,7 @@ class EndpointDoor:
         self._active = 0
         self.others: Others | None = None
         """Who else answers here: the door of devices that speak HTTP."""
+        self._quiet = _Quiet(clock)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -137,13 +140,15 @@ class EndpointDoor:
             server_header=False,
             proxy_headers=False,
             h11_max_incomplete_event_size=MAX_HEAD,
-            limit_concurrency=2 * self._limits.max_requests + 1,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=1,
         )
         config.load()
+        made = partial(_Protocol, _Idle(4 * self._limits.max_requests))
+        config.http_protocol_class = made  # type: ignore[assignment]  # it is called, no more
         config.ssl = None if tls is None else tls.context  # uvicorn's own settings know nothing of new certificates
         self._server = _Server(config)
+        logging.getLogger("uvicorn.error").addFilter(self._quiet)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http door")
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.001)
@@ -159,6 +164,7 @@ class EndpointDoor:
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
             await self._serving
+            logging.getLogger("uvicorn.error").removeFilter(self._quiet)
 
     # For flows
 
@@ -312,25 +318,71 @@ def _response(value: Any, event: str) -> Response:
     return response
 
 
+class _Idle:
+    """The connections whose next request has not come yet; of those there are no more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._connections: dict[_Protocol, None] = {}
+
+    def add(self, connection: _Protocol) -> None:
+        """One more. A client sends its request at once: who has kept us waiting for longest is the first to go."""
+        self._connections[connection] = None
+        if len(self._connections) > self._most:
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.transport.abort()
+
+    def remove(self, connection: _Protocol) -> None:
+        """Its request has come, or it has gone."""
+        self._connections.pop(connection, None)
+
+
 class _Protocol(H11Protocol):
     """uvicorn's, and a time for the head of a request: what is begun and not ended holds a connection."""
+
+    def __init__(self, idle: _Idle, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._idle = idle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # theirs is as narrow
         """Called by asyncio."""
         super().connection_made(transport)
         self._expect_head()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio."""
+        self._idle.remove(self)
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Called by uvicorn."""
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._idle.remove(self)
+
     def on_response_complete(self) -> None:
         """Called by uvicorn."""
         super().on_response_complete()
-        self._expect_head()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._expect_head()
 
     def _expect_head(self) -> None:
+        self._idle.add(self)
         self.loop.call_later(HEAD_TIME, self._check_head, self.cycle)
 
     def _check_head(self, last: object) -> None:
         if self.cycle is last and not self.transport.is_closing():
             self.transport.close()
+
+
+class _Quiet(Quiet):
+    """uvicorn's lines, bounded; a client that breaks HTTP while it is answered is no defect of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line passes."""
+        broken = record.exc_info is not None and isinstance(record.exc_info[1], h11.LocalProtocolError)
+        return not broken and super().filter(record)
 
 
 class _Server(uvicorn.Server):

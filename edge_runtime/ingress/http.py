@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections import OrderedDict
+import contextlib
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
@@ -43,6 +43,8 @@ MAX_COMMANDS = 32
 """Commands in one answer; the rest wait in the outbox."""
 REMEMBERED = 8192
 """Identities in words (of CloudEvents, `Idempotency-Key`) whose numbers are remembered."""
+MIN_SHARE = 4
+"""Requests that a device may always have open, waiting for their bodies; otherwise a quarter of all."""
 TRY_LATER = {"retry-after": "10"}
 
 
@@ -111,6 +113,8 @@ class DeviceHttp:
         )
         self._state_pace = Pace(clock, lambda _: Allowance(iotcore.STATES_PER_SECOND, 0, 0))
         self._active = 0
+        self._bodies: Counter[str] = Counter()
+        """Requests of each device that have not come whole."""
         self._waiting = 0
         self._polls: dict[str, _Poll] = {}
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
@@ -172,6 +176,19 @@ class DeviceHttp:
                 raise
             return as_json(refused.status, http_forms.google_error(refused.status, refused.why), refused.headers)
 
+    async def _body(self, device: str, request: Request, limit: int) -> bytes:
+        """The body of a request. No device has more than a quarter of all requests open, waiting for theirs."""
+        if self._bodies[device] >= max(self._max_requests // 4, MIN_SHARE):
+            self.counters.busy += 1
+            raise Refused(503, "too many requests of this device at a time", {"retry-after": "1"})
+        self._bodies[device] += 1
+        try:
+            return await read_body(request, limit, self._clock)
+        finally:
+            self._bodies[device] -= 1
+            if not self._bodies[device]:
+                del self._bodies[device]
+
     def _let_in(self, target: Target, request: Request) -> str:
         """The device that speaks: that of the path, with one of its keys."""
         device, wrong, status = target.device, "", 401
@@ -203,7 +220,7 @@ class DeviceHttp:
                 return await self._commands(device, request)
             case "config":
                 return await self._config(device, request)
-        body = await read_body(request, self._max_body, self._clock)
+        body = await self._body(device, request, self._max_body)
         if not self._admission.pace.take(device, len(body)):
             self.counters.busy += 1
             raise Refused(429, "the device sends faster than it may", {"retry-after": "1"})
@@ -396,7 +413,7 @@ class DeviceHttp:
         if target.verb == "config":
             return await self._bridge_config(device, request)
         limit = iotcore.MAX_EVENT if target.verb == "publishEvent" else iotcore.MAX_STATE
-        body = await read_body(request, limit * 4 // 3 + 4096, self._clock)
+        body = await self._body(device, request, limit * 4 // 3 + 4096)
         bridge_pace = self._bridge_pace if target.verb == "publishEvent" else self._state_pace
         if not bridge_pace.take(device, len(body) * 3 // 4) or not self._admission.pace.take(device, len(body)):
             self.counters.busy += 1
@@ -421,7 +438,7 @@ class DeviceHttp:
         known = _number(request.query_params, "local_version", 2**62)
         found = await self._read_config(device)
         if known:
-            with suppress(StorageError):  # it will say so again
+            with contextlib.suppress(StorageError):  # it will say so again
                 await self._admission.twin.acknowledge(device, known)
         version, data = (0, b"") if found is None else (found[0], found[1].data)
         if known and version <= known:

@@ -382,3 +382,11 @@ async def test_libcoap_observes_a_configuration_larger_than_a_datagram(house: Co
     assert ["Block2:0/M/1024" in line for line in first] == [True, True]
     assert max(int(size) for size in re.findall(r"received ([0-9]+) bytes", said)) <= house.door.limits.max_datagram
     assert sum("Block2:2/_/1024" in line for line in answers) >= 2, "the rest was fetched, of both"
+
+
+async def test_an_answer_with_a_text_that_is_none_is_nothing(house: CoapHouse, client: Any) -> None:
+    await ask(client, aiocoap.GET, f"{house.uri}/.well-known/core")
+    location_path = b"\x81\xff"
+    for kind in (0x60, 0x70):  # an ACK, a RST
+        house.door.datagram_received(bytes((kind, 69, 0, 1)) + location_path, ("127.0.0.1", 5))
+    assert (await ask(client, aiocoap.GET, f"{house.uri}/.well-known/core")).code == aiocoap.CONTENT

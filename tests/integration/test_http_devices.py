@@ -91,6 +91,51 @@ async def board(site: Site) -> AsyncIterator[Board]:
     await board.http.aclose()
 
 
+async def begun(board: Board, count: int, head: bytes) -> list[asyncio.StreamWriter]:
+    """Requests that are never ended."""
+    found = []
+    for _ in range(count):
+        _, writer = await asyncio.open_connection("127.0.0.1", board.site.gateway.front.http_port)
+        writer.write(head)
+        found.append(writer)
+    return found
+
+
+async def test_heads_that_never_end_lock_nobody_out(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    strangers = await begun(board, 600, b"POST /devices/d/events/climate HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    try:
+        assert (await board.post("/devices/d/events/climate", {"t": 1})).status_code == 202
+        server = board.site.gateway.endpoints._server
+        assert server is not None
+        async with asyncio.timeout(30):
+            while len(server.server_state.connections) > 300:
+                await asyncio.sleep(0.01)
+        caplog.clear()
+        for writer in await begun(board, 200, b"\x16\x03\x01 no HTTP\r\n\r\n"):
+            strangers.append(writer)
+        assert (await board.post("/devices/d/events/climate", {"t": 2})).status_code == 202
+        assert sum(record.name == "uvicorn.error" for record in caplog.records) < 60, "its lines are bounded too"
+    finally:
+        for writer in strangers:
+            writer.transport.abort()
+
+
+async def test_bodies_of_one_device_that_never_come_do_not_hold_up_another(board: Board) -> None:
+    other = (await board.site.gateway.add_device("other")).key
+    head = f"POST /devices/d/events/climate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {board.token}\r\n"
+    slow = await begun(board, 100, head.encode() + b"Content-Type: text/plain\r\nContent-Length: 10\r\n\r\n1")
+    try:
+        async with asyncio.timeout(30):
+            while board.door.counters.busy < 100 - 16:
+                await asyncio.sleep(0.01)
+        assert (await board.post("/devices/other/events/climate", {"t": 1}, other)).status_code == 202
+        refused = await board.post("/devices/d/events/climate", {"t": 1})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    finally:
+        for writer in slow:
+            writer.transport.abort()
+
+
 async def test_events_in_every_form(board: Board) -> None:
     forms = [
         (event_payload(1, {"t": 1}), "application/vnd.edge.event+cbor"),
