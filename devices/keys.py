@@ -19,8 +19,6 @@ PUBLIC = (ES256, RS256)
 SECRET = (HS256, OSCORE)
 """Of these the gateway has to keep the secret itself: it is in the journal, and leaves the gateway by no export."""
 TYPES = (TOKEN, ES256, RS256, X509, *SECRET)
-MAX_OSCORE_ID = 7
-"""Bytes of a sender or recipient id with AES-CCM-16-64-128 (RFC 8613 section 3.3)."""
 
 
 class OscoreContext(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -176,11 +176,6 @@ class Registry:
         held = next(k for k in found.all_keys if k.type == OSCORE and keys.oscore_of(k).recipient_id == kid)
         login = self._let_in(found, held)
         return login, None if login.refused else keys.oscore_of(held)
-
-    def oscore_contexts(self) -> Iterator[tuple[str, OscoreContext]]:
-        """All contexts, with their devices."""
-        for device in self._devices.values():
-            yield from ((device.id, keys.oscore_of(key)) for key in device.all_keys if key.type == OSCORE)
 
     def _login_by_jwt(self, device: str, found: Device | None, of_device: Sequence[Key], raw: bytes) -> Login:
         now = self._clock.now()

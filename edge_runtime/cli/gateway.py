@@ -17,7 +17,8 @@ import uvloop
 
 from devices.authority import Authority, own_names
 from edge_runtime import config
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, err, escaped, out, print_json, table
+from edge_runtime.cli import glance
+from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, err, out, print_json
 from edge_runtime.cli.progress import guest_progress
 from edge_runtime.cli.supervisor import Supervisor
 from edge_runtime.clock import SystemClock
@@ -25,7 +26,6 @@ from edge_runtime.errors import ConfigError, EdgeError
 from edge_runtime.planes.client import NotRunning, connect
 from edge_runtime.planes.exposition import exposition
 from edge_runtime.planes.logs import open_logs
-from edge_runtime.planes.messages import RouteCounts
 
 EXIT_RESTART = 75
 """The gateway cannot go on but will recover when started again (a service manager does that)."""
@@ -176,79 +176,9 @@ def status(
     if as_json:
         print_json(found)
         return
-    out.print(f"[bold]{found.name}[/] (edge {found.version}), boards connect to mqtt://{found.mqtt}")
-    out.print(
-        f"{found.connections} of {found.devices} devices connected, {found.events} events since the start,"
-        f" {count(found.outbox, 'command')} under way"
-    )
-    health, door, storage = found.health, found.door, found.storage
-    quota = f" of {storage.max_bytes / 2**20:.0f}" if storage.max_bytes else ""
-    out.print(f"Journal: records {storage.first} to {found.head}, {storage.bytes / 2**20:.1f}{quota} MiB")
-    colour = {"ok": "green", "full": "bold red"}.get(health.state, "yellow")
-    out.print(f"Health: [{colour}]{escaped(health.words)}[/]")
-    out.print(
-        f"Front door: {door.messages} messages, {door.acknowledged} acknowledged"
-        f" (p50 {door.p50 / 1e3:.2f} ms, p99 {door.p99 / 1e3:.2f} ms), {door.duplicates} repeated, {door.dead} dead,"
-        f" {door.refused} refused, {door.failed_logins} failed logins"
-    )
-    if found.mqtt_more:
-        out.print(f"The MQTT door also listens on {', '.join(found.mqtt_more)}")
-    broker = found.broker
-    if broker and (broker["connections"] or broker["published"]):
-        given_up = sum(number for name, number in broker.items() if name.startswith("dropped") or name == "expired")
-        out.print(
-            f"MQTT broker: {broker['connections']} programs, {broker['published']} messages published,"
-            f" {broker['delivered']} delivered, {broker['refused']} refused, {given_up} given up"
-        )
-    if found.serial_door:
-        serial = found.serial_door
-        out.print(
-            f"Serial door: {serial['boards']} boards on {serial['ports']} ports, {serial['messages']} messages,"
-            f" {serial['acknowledged']} acknowledged (p50 {serial['p50'] / 1e3:.2f} ms,"
-            f" p99 {serial['p99'] / 1e3:.2f} ms), {serial['damaged']} pieces damaged, {serial['repeats']} repeated,"
-            f" {serial['dead']} dead, {serial['refused']} put off, {serial['failed_logins']} failed logins"
-        )
-    if found.attached:
-        there = found.attached
-        out.print(
-            f"Broker that is there already: {'attached' if there['connected'] else '[red]not connected[/]'},"
-            f" {there['messages']} messages, {there['acknowledged']} acknowledged"
-        )
-    if found.coap:
-        coap = found.coap_door
-        out.print(
-            f"CoAP door, coap://{found.coap}: {coap['messages']} messages, {coap['acknowledged']} acknowledged"
-            f" (p50 {coap['p50'] / 1e3:.2f} ms, p99 {coap['p99'] / 1e3:.2f} ms), {coap['repeats']} repeated,"
-            f" {coap['dead']} dead, {coap['refused'] + coap['busy']} put off, {coap['failed_logins']} failed logins"
-        )
-    if found.http_door:
-        http = found.http_door
-        out.print(
-            f"HTTP door of devices: {http['messages']} messages, {http['acknowledged']} acknowledged"
-            f" (p50 {http['p50'] / 1e3:.2f} ms, p99 {http['p99'] / 1e3:.2f} ms), {http['duplicates']} repeated,"
-            f" {http['dead']} dead, {http['refused'] + http['busy']} put off, {http['failed_logins']} failed logins"
-        )
-    if found.timers:
-        out.print(f"Timers: {found.timers} events are to come")
-    stops = found.stops
-    out.print(
-        f"Functions: {found.calls} calls, {stops.error} failed, {stops.timeout} timed out;"
-        f" instances ended: {stops.on_demand} on demand, {stops.implicit} not needed;"
-        f" executors restarted: {found.restarts}"
-    )
-    rows = table("flow", "state", "events", "effects", "dead", "lag", "p50 / p99 ms")
-    for row in found.flows:
-        times = f"{row.p50 / 1e3:.2f} / {row.p99 / 1e3:.2f}"
-        counts = map(str, (row.events, row.effects, row.dead_letters, row.lag))
-        rows.add_row(row.flow, row.state, *counts, times)
+    for sentence in glance.sentences(found):
+        out.print(sentence)
     if found.flows:
-        out.print(rows)
-    for row in found.flows:
-        if row.route is not None:
-            out.print(f"  [bold]{row.flow}[/] {_route(row.route)}")
-
-
-def _route(counts: RouteCounts) -> str:
-    repeated = f", {counts.repeated} repeated" if counts.repeated else ""
-    rejected = f", {counts.rejected} rejected" if counts.rejected else ""
-    return f"{counts.delivered} delivered{repeated}{rejected}"
+        out.print(glance.flows(found.flows))
+    for route in glance.routes(found.flows):
+        out.print(route)

@@ -11,7 +11,7 @@ from devices.ota import Ota
 from devices.registry import Registry
 from devices.release_store import Package, Release
 from devices.releases import File
-from devices.rollouts import BAD, Rollout, Stand
+from devices.rollouts import BAD, CANARY, Rollout, Stand
 from edge_runtime.clock import Clock
 from edge_runtime.errors import EdgeError, NotFound
 
@@ -153,7 +153,7 @@ class Fleet:
         devices = self._meant(request)
         if not 0 <= request.canary <= 100:
             raise EdgeError("the canary is per cent: from 1 to 100")
-        share = request.canary or (0 if request.first else 10)
+        share = request.canary or (0 if request.first else CANARY)
         rollout = await self.ota.roll_out(
             release.id,
             devices,
