@@ -126,7 +126,8 @@ class ReleaseStore:
         known = [f"{r.manifest.name} {r.manifest.version}" for r in self.all()]
         what = f"{name} {version}".strip()[:100]
         raise NotFound(
-            f"there is no release '{what}'", hint=nearest(what, known) or "Make one: edge ota release FOLDER"
+            f"there is no release '{what}'",
+            hint=nearest(what, known) or "Make one: edge ota release PROGRAM --name NAME --version VERSION",
         )
 
     def get(self, release: str) -> Release | None:

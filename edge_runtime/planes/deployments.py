@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +23,7 @@ from edge_runtime.journal.interface import Journal
 from edge_runtime.journal.records import AppVersion
 from edge_runtime.manifest import Endpoint, Manifest, Route, Schedule, StreamTrigger, Trigger, flows_of
 from edge_runtime.planes.control import FlowControl
-from edge_runtime.planes.explanations import Explanation, explain, in_words
+from edge_runtime.planes.explanations import Explanation, duration, explain, in_words
 from edge_runtime.planes.messages import Deploy, Deployed, TriggerRow
 from edge_runtime.planes.rehearsal import AppReplay, AppReplayed, Rehearsal
 from edge_runtime.streamspec import Stream
@@ -350,7 +349,7 @@ def _terms(app: str, trigger: Trigger) -> str:
         case Schedule(every=0, cron=cron, tz=tz):
             return f"cron {cron} ({tz})"
         case Schedule(every=every):
-            return f"every {timedelta(microseconds=every)}"
+            return f"every {duration(every)}"
         case Endpoint(path=path, methods=methods, public=public):
             return f"{', '.join(methods)} /apps/{app}{path}, {'for anybody' if public else 'with the token of the app'}"
         case StreamTrigger(stream=Stream() as stream):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 
+from edge_runtime.config import DURATION
 from edge_runtime.manifest import Endpoint, Manifest, OnEvent, Route, Schedule, StreamTrigger, Trigger
 from edge_runtime.streamspec import (
     Absent,
@@ -126,16 +126,16 @@ def _state(stream: Stream) -> str:
             per = f"per {_by(computation.by)}"
             held = {Fixed: "the open window", Sliding: "the open windows, in slices", Session: "the open sessions"}
             what = held.get(type(shape), "one window")
-            late = f", {_length(lateness)} longer for late events" if lateness else ""
+            late = f", {duration(lateness)} longer for late events" if lateness else ""
             return f"{what} {per} ({', '.join(_aggregate(a) for a in compute.values())}){late}"
         case Join(within=within, by=by):
-            return f"the events of both kinds of the last {_length(within)} per {_by(by)}"
+            return f"the events of both kinds of the last {duration(within)} per {_by(by)}"
         case Latest(by=by):
             return f"the latest event of the second kind per {_by(by)}"
         case Absent(by=by):
             return f"when it was last heard of, per {_by(by)}"
         case Sequence(within=within, by=by):
-            return f"the beginnings of the last {_length(within)} per {_by(by)}"
+            return f"the beginnings of the last {duration(within)} per {_by(by)}"
         case _:
             return "none"
 
@@ -149,14 +149,14 @@ def in_words(stream: Stream) -> str:
             what = ", ".join(_aggregate(aggregate) for aggregate in compute.values())
             return f"{what} of {kinds[0]}{steps}, {_shape(shape)}, by {_by(window.by)}"
         case Join(within=within):
-            return f"{' and '.join(kinds)} at most {_length(within)} apart{steps}"
+            return f"{' and '.join(kinds)} at most {duration(within)} apart{steps}"
         case Latest():
             return f"{kinds[0]} with the latest {kinds[1]}{steps}"
         case Absent(length=length):
-            return f"no {kinds[0]} for {_length(length)}{steps}"
+            return f"no {kinds[0]} for {duration(length)}{steps}"
         case Sequence(within=within):
             without = f" without {kinds[2]}" if len(kinds) > 2 else ""
-            return f"{kinds[0]}, then {kinds[1]} within {_length(within)}{without}{steps}"
+            return f"{kinds[0]}, then {kinds[1]} within {duration(within)}{without}{steps}"
         case _:
             return f"{kinds[0]}{steps}"
 
@@ -164,11 +164,11 @@ def in_words(stream: Stream) -> str:
 def _shape(shape: Any) -> str:
     match shape:
         case Fixed(size=size):
-            return f"every {_length(size)}"
+            return f"every {duration(size)}"
         case Sliding(size=size, every=every):
-            return f"over {_length(size)}, every {_length(every)}"
+            return f"over {duration(size)}, every {duration(every)}"
         case Session(gap=gap):
-            return f"in sessions with gaps of {_length(gap)}"
+            return f"in sessions with gaps of {duration(gap)}"
         case _:
             return "over all time"
 
@@ -187,5 +187,6 @@ def _by(by: str) -> str:
     return by.removeprefix("data.") or "nothing (all together)"
 
 
-def _length(micros: int) -> str:
-    return f"{timedelta(microseconds=micros)}"
+def duration(micros: int) -> str:
+    """A duration as one writes it in an app or in edge.toml: `90s`, `5m`, `1h`."""
+    return DURATION.show(micros).strip('"')

@@ -150,4 +150,4 @@ async def test_an_explanation(site: Site) -> None:
     assert parts["second"][0].flow == "house.second.stream"
     assert "per device" in parts["second"][0].state
     rows = {row.name: row.terms for row in site.gateway.apps()[0].triggers}
-    assert rows["silent"] == "no climate for 0:00:02"
+    assert rows["silent"] == "no climate for 2s"

@@ -73,7 +73,7 @@ async def test_a_schedule_runs_and_goes_on_after_a_restart(site: Site) -> None:
     trace = await site.gateway.lineage.trace(answers[0].id)
     assert (trace.root.id, trace.root.effects[0].id) == (ticks[0].id, answers[0].id)
     rows = {row.name: row.terms for row in site.gateway.apps()[0].triggers}
-    assert rows == {"tick": "every 0:00:01", "morning": "cron 0 6 * * * (Europe/Berlin)"}
+    assert rows == {"tick": "every 1s", "morning": "cron 0 6 * * * (Europe/Berlin)"}
     assert [row.flow for row in site.gateway.control.rows()] == ["clockwork.morning", "clockwork.tick"]
 
 
@@ -359,7 +359,9 @@ async def test_a_new_token_voids_the_old_one_over_a_restart_too(shop: Shop) -> N
     new = (await shop.site.gateway.app_token("shop")).token
     await shop.site.stop()
     await shop.site.start()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{shop.site.gateway.front.http_port}", trust_env=False) as http:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{shop.site.gateway.front.http_port}", trust_env=False
+    ) as http:
         assert (await http.post("/apps/shop/orders", headers=shop.headers)).status_code == 401
         asked = await http.post("/apps/shop/orders", headers={"Authorization": f"bearer {new}"})
         assert asked.status_code == 200
