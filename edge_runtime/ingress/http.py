@@ -121,6 +121,7 @@ class DeviceHttp:
         """Who waits for a newer configuration of a device."""
         self._named: OrderedDict[tuple[str, str], tuple[bytes, int]] = OrderedDict()
         admission.twin.watch(self._configured)
+        registry.watch(self._device_changed)
 
     # As a door
 
@@ -197,9 +198,9 @@ class DeviceHttp:
                 device = self._names.device(target.path)
             except WireError as error:
                 device, wrong, status = "a client", str(error), 403
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if not wrong:
-            login = self._registry.login(device, secret.strip()) if scheme.lower() == "bearer" else None
+            secret = _secret(request)
+            login = self._registry.login(device, secret) if secret else None
             wrong = "no key: Authorization: Bearer ..." if login is None else login.refused
         if not wrong:
             self._registry.last_seen[device] = self._clock.now()
@@ -350,7 +351,7 @@ class DeviceHttp:
         try:
             found = await self._read_config(device)
             if seconds and (found is None or found[0] <= known):
-                await self._wait(changed, seconds, request)
+                await self._wait(device, changed, seconds, request)
                 found = await self._read_config(device)
         finally:
             watching = self._watched[device]
@@ -379,7 +380,7 @@ class DeviceHttp:
         try:
             self.on_listening(device)
             if not poll.commands and seconds:
-                await self._wait(poll.some, seconds, request)
+                await self._wait(device, poll.some, seconds, request)
         finally:
             if self._polls.get(device) is poll:
                 del self._polls[device]
@@ -389,8 +390,14 @@ class DeviceHttp:
             return Response(cbor2.dumps(encoded), 200, media_type=CBOR)
         return as_json(200, [http_bodies.plain_command(command) for command in commands])
 
-    async def _wait(self, for_it: asyncio.Future[None], seconds: int, request: Request) -> None:
-        """Until it is there, the time is up, or whoever asked has gone."""
+    def _device_changed(self, device: str) -> None:
+        """It was blocked or removed, or has lost a key: what waits for it looks again."""
+        if device in self._polls:
+            self._polls[device].wake()
+        self._configured(device)
+
+    async def _wait(self, device: str, for_it: asyncio.Future[None], seconds: int, request: Request) -> None:
+        """Until it is there, the time is up, or whoever asked has gone. Raises Refused if its key is good no more."""
         if self._waiting >= self._max_requests:
             raise Refused(503, "too many devices wait for news", TRY_LATER)
         gone = asyncio.ensure_future(_gone(request))
@@ -405,6 +412,9 @@ class DeviceHttp:
             await cancelled(gone)
         if left:
             raise ClientDisconnect
+        if refused := self._registry.login(device, _secret(request)).refused:
+            self._security(f"a request of {device!a} over HTTP was ended: {refused}")
+            raise Refused(401, "the key is good no more", {"www-authenticate": "Bearer"})
 
     # The verbs of IoT Core
 
@@ -478,3 +488,9 @@ def _resolve(future: asyncio.Future[Verdict], verdict: Verdict) -> None:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _secret(request: Request) -> str:
+    """The key that a request shows; empty for none."""
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""

@@ -40,7 +40,7 @@ class Desk:
         self.listening: list[str] = []
 
     async def build(self, max_requests: int = 4) -> Desk:
-        registry = await Registry.open(self.journal, self.clock)
+        registry = self.registry = await Registry.open(self.journal, self.clock)
         self.pace = Pace(self.clock, lambda _: Allowance(100, 0, SECOND))
         self.admission = await Admission.open(self.journal, registry, self.clock, self.security.append, pace=self.pace)
         self.door = DeviceHttp(
@@ -191,6 +191,15 @@ async def test_a_stop_ends_all_waiting(desk: Desk) -> None:
     await eventually(lambda: desk.door._waiting == 2)
     desk.door.stop()
     assert [(await answer).status_code for answer in waiting] == [404, 200]
+
+
+async def test_what_a_blocked_device_waits_for_ends_at_once(desk: Desk) -> None:
+    waiting = [desk.get("/devices/d/config?wait=60"), desk.get("/devices/d/commands?wait=60")]
+    await eventually(lambda: desk.door._waiting == 2)
+    await desk.registry.block("d")
+    assert [(await answer).status_code for answer in waiting] == [401, 401]
+    assert not desk.door.connected()
+    assert len([line for line in desk.security if "was ended" in line]) == 2
 
 
 async def test_a_device_that_is_too_fast_is_told_so(desk: Desk) -> None:
