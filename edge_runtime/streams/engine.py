@@ -130,7 +130,7 @@ class Windows:
         by_event, by_device, gap = self._by_event, self._by_device, self._shaped.gap
         self._looked = 0
         holds, limit, size, weighed = self._holds, self.owed + MANY, 0, 0
-        index, common, check = -1, "", BEGINNING if self._behind else marks.check
+        index, common, check = -1, "", BEGINNING if self._behind or holds else marks.check
         for index, event in enumerate(events):
             now = times[index]
             slow = now >= check or (timed and now >= timed[0])
@@ -175,13 +175,13 @@ class Windows:
                         self._register(now)
                 if verdict != COUNTS and verdict != LOOKED:
                     self._advance(now, index)
-            if slow or results or holds:
+            if slow or results:
                 if holds:
                     self.owed += rough(event) * self._copies
                     if len(results) > weighed:
                         size += weight(results[weighed:])
                         weighed = len(results)
-                check = BEGINNING if self._behind else marks.check
+                check = BEGINNING if self._behind or holds else marks.check
                 much = len(results) >= MOST or size >= MANY or self.owed >= limit
                 if much or self._looked > self._enough:
                     break
@@ -235,7 +235,8 @@ class Windows:
                 if cell is not None:
                     before = len(self._results)
                     self._shaped.expired(cell, deadline, index)
-                    self._over += self._heavy(before)
+                    if self._holds:
+                        self._over += self._heavy(before)
             else:
                 self._advance(step, index)
         timers.settle(now)
@@ -251,7 +252,9 @@ class Windows:
                 continue
             before = len(self._results)
             shaped.due(cell, deadline, index)
-            self._over += max(0, len(self._results) - before - 1) + self._heavy(before)
+            self._over += max(0, len(self._results) - before - 1)
+            if self._holds:
+                self._over += self._heavy(before)
             if not cell.windows:
                 del self._cells[key]
                 self._stored -= cell.size
@@ -267,8 +270,8 @@ class Windows:
         self._marks.want(due.earliest, now)
 
     def _heavy(self, before: int) -> int:
-        """For how many more the results from there on count, where they may be large."""
-        return weight(self._results[before:]) * MOST // MANY if self._holds else 0
+        """For how many more the results from there on count, since they may be large."""
+        return weight(self._results[before:]) * MOST // MANY
 
     def _looked_at(self, key: str) -> Cell | None:
         self._over += 1
