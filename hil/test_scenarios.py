@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from hil.faulty_line import FaultyLine
 from hil.kinds import Place, kind_of
 from hil.port_board import PortBoard
 from hil.run import Bench
 from hil.scenario import Scenario
+from hil.waiting import until
 from tests.hil.real_gateway import RealGateway, View
 
+PROMPT = 10.0
+"""Seconds that a board gets to give its prompt back."""
 _NUMBERS = count(1)
 
 
-async def give_back(view: View) -> None:
+async def give_back(view: View, line: FaultyLine) -> None:
     """Have the board's program end, so that the prompt is there for the next scenario; its lease ends it anyway."""
-    command = await view.order("prompt", None)
-    for _ in range(100):
-        if await view.reply(command) is not None:
-            break
-        await asyncio.sleep(0.1)
+    heard = line.heard
+    await view.order("prompt", None)
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: b">>> " in line.since(heard), "the prompt is there", PROMPT)
 
 
 @pytest.mark.usefixtures("runnable")
@@ -39,8 +42,10 @@ async def test_scenario(
     try:
         await Bench(board, link, view).run(scenario)
     finally:
-        if isinstance(board, PortBoard) and board.running:
+        if isinstance(board, PortBoard) and board.running and isinstance(link, FaultyLine):
             link.heal()
-            await give_back(view)
+            if not link.plugged:
+                link.plug()
+            await give_back(view, link)
         await board.stop()
         await link.stop()

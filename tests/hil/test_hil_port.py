@@ -31,28 +31,23 @@ def parts() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no unix MicroPython, or no mpremote")
 
 
-async def test_a_scenario_runs_on_a_port_and_what_it_cannot_is_said(tmp_path: Path) -> None:
-    files = [f"--scenario=hil/scenarios/{name}.txt" for name in ("commands", "power_cut")]
+async def test_scenarios_on_a_port_what_it_cannot_and_where_it_was_unplugged(tmp_path: Path) -> None:
+    last = tmp_path / "last.txt"
+    last.write_text("# long\npower on\nexpect 1 events within 60 s\nexpect 1000 events within 100 s\n")
+    files = ["hil/scenarios/commands.txt", "hil/scenarios/power_cut.txt", str(last)]
     with BlankBoard(tmp_path) as blank:
         await until(lambda: ">>> " in blank.said(), "the prompt is there", 60)
-        process = await scenarios("--board", str(blank.port), *files)
-        said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, said
-    assert "1 passed, 1 skipped" in said
-    assert "power_cut.txt needs power, which the board" in said
-
-
-async def test_a_board_that_is_unplugged_midway_is_told_at_its_line(tmp_path: Path) -> None:
-    scenario = tmp_path / "long.txt"
-    scenario.write_text("# long\npower on\nexpect 1 events within 60 s\nexpect 1000 events within 100 s\n")
-    with BlankBoard(tmp_path) as blank:
-        await until(lambda: ">>> " in blank.said(), "the prompt is there", 60)
-        process = await scenarios("--board", str(blank.port), "--scenario", str(scenario))
-        await until(lambda: blank.said().count("events/count") > 10, "events are sent", 60)
+        process = await scenarios("--board", str(blank.port), *(f"--scenario={file}" for file in files))
+        starts = blank.starts
+        await until(lambda: blank.starts == starts + 2, "two scenarios have been begun", 100)
+        before = blank.said().count("events/count")
+        await until(lambda: blank.said().count("events/count") > before + 10, "events are sent", 60)
         blank.unplug()
         said = (await process.communicate())[0].decode()
     assert process.returncode == 1, said
-    assert f"{scenario}:4: expect 1000 events within 100 s\nthe board runs no more" in said
+    assert "1 failed, 1 passed, 1 skipped" in said
+    assert "power_cut.txt needs power, which the board" in said
+    assert f"{last}:4: expect 1000 events within 100 s\nthe board runs no more" in said
     assert "count" in said.partition("seen: ")[2]
     assert "Traceback" not in said
 
