@@ -27,24 +27,24 @@ class Remembered:
         self.values: OrderedDict[str, list[int]] = OrderedDict()
         """The one that was put last comes last."""
         self._changed: set[int] = set()
-        self._loaded = False
+        self._missing = [f"{name}.{piece}" for piece in range(NAMES)]
         self.owed = 0
         """As `Machine.owed`."""
 
     def missing(self) -> Collection[str]:
         """The names of state that is needed first: all of it, and once."""
-        return () if self._loaded else [f"{self._name}.{piece}" for piece in range(NAMES)]
+        return self._missing
 
     def load(self, state: Mapping[str, bytes | None]) -> None:
-        """Take up what was dumped."""
-        for piece in range(NAMES):
-            packed = state.get(f"{self._name}.{piece}")
-            if packed:
+        """Take up what was dumped; it may be a part of it."""
+        found = [name for name in self._missing if name in state]
+        for name in found:
+            if packed := state[name]:
                 self.values.update(_unpack(packed))
-        if f"{self._name}.0" in state:
+        self._missing = [name for name in self._missing if name not in state]
+        if found and not self._missing:
             age = self._age
             self.values = OrderedDict(sorted(self.values.items(), key=lambda item: (item[1][age], item[0])))
-        self._loaded = self._loaded or f"{self._name}.0" in state
 
     def put(self, key: str, value: list[int]) -> list[str]:
         """Remember. Answers what is forgotten for it."""

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from edge_runtime.flows import states
 from edge_runtime.journal.records import State
 from edge_runtime.streams import due, engine, flow, session, watermarks
+from edge_runtime.streams.remembered import Remembered
 from edge_runtime.streams.worker import Worker
 from tests.flows.conftest import House, turns
 from tests.streams.local import LocalWorker
@@ -67,3 +68,14 @@ async def test_hundreds_of_keys_are_read_when_they_are_needed(monkeypatch: pytes
         await turns(400)
     found = [pane for pane in panes(house) if pane[1] == 0]
     assert sorted(found) == [(f"d{n:03}", 0, 3, n + (count + n) + (2 * count + n)) for n in range(count)]
+
+
+def test_what_is_remembered_may_come_in_parts() -> None:
+    whole = Remembered("r")
+    for number in range(500):
+        whole.put(f"k{number}", [number])
+    stored = whole.dump()
+    again = Remembered("r")
+    while missing := again.missing():
+        again.load({name: stored.get(name) for name in [*missing][:7]})
+    assert list(again.values.items()) == list(whole.values.items())
