@@ -13,7 +13,19 @@ from devices.exchange import DeviceLine
 from devices.keys import HS256
 from devices.orders import UNDER_WAY, Order
 from edge_runtime.cli import device_keys, device_port, twin
-from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, ago, err, escaped, out, print_json, table
+from edge_runtime.cli.console import (
+    CONFIG,
+    MANY,
+    AsJson,
+    ConfigPath,
+    ago,
+    columns,
+    err,
+    escaped,
+    out,
+    print_json,
+    table,
+)
 from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError, NotFound, nearest
 from edge_runtime.planes.client import Client, connect
@@ -166,16 +178,29 @@ def list_(
         print_json(rows)
         return
     now = SystemClock().now()
-    columns = table("device", "connected", "last heard", "clock", "registered", "tags", "")
-    for row in rows:
-        connected = "[green]yes[/]" if row.connected else "no"
-        blocked = "[red]blocked[/]" if row.blocked else ""
-        heard, registered = ago(row.last_seen, now), ago(row.created, now)
-        columns.add_row(
-            row.device, connected, heard, _clock(row.skew), registered, escaped(_tags_text(row.tags)), blocked
+    names = ("device", "connected", "last heard", "clock", "registered", "tags", "")
+    cells = [
+        (
+            row.device,
+            "yes" if row.connected else "no",
+            ago(row.last_seen, now),
+            _clock(row.skew),
+            ago(row.created, now),
+            _tags_text(row.tags),
+            "blocked" if row.blocked else "",
         )
+        for row in rows
+    ]
+    if len(cells) >= MANY:
+        out.print(columns(names, cells), markup=False, highlight=False, soft_wrap=True)
+        return
+    found = table(*names)
+    for device, connected, *others, tags_text, blocked in cells:
+        connected = "[green]yes[/]" if connected == "yes" else connected
+        blocked = f"[red]{blocked}[/]" if blocked else ""
+        found.add_row(device, connected, *others, escaped(tags_text), blocked)
     nothing = "No device has these tags." if everything else "No devices yet. Add one with: edge device add NAME"
-    out.print(columns if rows else nothing)
+    out.print(found if rows else nothing)
 
 
 def command(

@@ -242,3 +242,13 @@ def test_mistakes_are_answered_with_what_to_do(gateway: Gateway) -> None:
         assert ended.returncode == 1
         assert why in ended.stderr, ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+def test_many_devices_are_listed_in_plain_columns(gateway: Gateway, tmp_path: Path) -> None:
+    lines = [json.dumps({"device": f"many-{n}", "created": 1, "tags": {"many": "[red]"}}) for n in range(600)]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    assert gateway.json("device", "import", tmp_path / "many.jsonl")["added"] == 600
+    head, *rows = gateway.says("device", "list", "--tag", "many=[red]").splitlines()
+    assert head.split() == ["device", "connected", "last", "heard", "clock", "registered", "tags"]
+    assert len(rows) == 600
+    assert len({row.index("many=[red]") for row in rows}) == 1, "one below the other"
