@@ -83,6 +83,9 @@ class Publisher:
         self._client.loop_start()
 
     async def send(self, topic: str, payload: bytes, qos: int = 1) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not self._client.is_connected():  # it comes back to a broker that was killed by itself
+                await asyncio.sleep(0.01)
         info = self._client.publish(topic, payload, qos)
         await asyncio.to_thread(info.wait_for_publish, PATIENCE)
         assert info.is_published()
