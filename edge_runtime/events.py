@@ -24,6 +24,9 @@ and none can send the kinds of these events, which begin with `$`."""
 TICK = "$tick."
 """Kinds of the gateway's events that say that time has passed, and nothing else, begin with this."""
 
+FOLD = "$fold"
+"""The kind of events that stand in no journal: a function is to fold what its window has gathered for an aggregate."""
+
 OPERATOR = "operator"
 """Stands for the flow in the origin of a command that a person has given; flows have a dot in their names."""
 

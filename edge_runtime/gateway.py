@@ -214,7 +214,7 @@ class Gateway:
             limits=EndpointLimits(config.http.timeout, config.http.max_body, config.http.max_requests),
         )
         self.timers = Timers(self.journal, tables, clock, done=self._dealt_with, draw=lambda: secrets.token_bytes(8))
-        self.streams = Streams(clock, self.timers, self._tags_of, config.functions.stream_memory)
+        self.streams = Streams(clock, self.timers, self._tags_of, self.platform, config.functions.stream_memory)
         stack.push_async_callback(self.streams.worker.stop)
         self.control = FlowControl(self.flows, self.journal, clock)
         self.letters = DeadLetters(self.journal, self.flows, clock)
@@ -326,7 +326,7 @@ class Gateway:
             raise DeployError(f"no app can be called '{TABLE}': the computations of edge.toml are")
         flows = [self._flow(manifest.app, version, trigger, reach) for trigger in manifest.triggers]
         streams = [trigger for trigger in manifest.triggers if isinstance(trigger, StreamTrigger)]
-        return [*flows, *(self.streams.of_trigger(manifest.app, trigger) for trigger in streams)]
+        return [*flows, *(self.streams.of_trigger(manifest.app, version, trigger) for trigger in streams)]
 
     def _flow(self, app: str, version: str, trigger: AnyTrigger, reach: Reach) -> Flow:
         try:

@@ -73,6 +73,7 @@ _ELSEWHERE = {
     "delta": "ordered",
     "collect": "ordered",
     "custom": "ordered",
+    "combine": "combined",
     "time_mean": "ordered",
     "distinct": "sketches",
     "quantile": "sketches",

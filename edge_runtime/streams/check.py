@@ -55,6 +55,7 @@ _OPS = (
     "quantile",
     "top",
     "custom",
+    "combine",
 )
 _ARGS: dict[str, dict[str, tuple[float, float]]] = {
     "quantile": {"q": (0, 1)},
@@ -184,12 +185,16 @@ def _aggregate(name: str, aggregate: Aggregate) -> None:
             if type(value) is not bool:
                 raise ConfigError(f"'{name}': 'population' of variance is {value!r}: true or false")
             continue
+        if (aggregate.op, argument) == ("combine", "of") and isinstance(value, str):
+            continue
         if argument not in bounds:
             raise ConfigError(f"'{name}': {aggregate.op} has no '{argument}'")
         least, most = bounds[argument]
         whole = argument != "q"
         if type(value) is bool or not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
             raise ConfigError(f"'{name}': '{argument}' of {aggregate.op} is {value!r}: from {least} to {most}")
+    if aggregate.op == "combine" and "of" not in aggregate.args:
+        raise ConfigError(f"'{name}': combine is for classes of an app", hint="There: fold(path, Class).")
     if aggregate.op == "quantile" and "q" not in aggregate.args:
         raise ConfigError(f"'{name}': which quantile? Such as quantile({aggregate.field}, 0.95)")
 

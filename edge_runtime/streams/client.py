@@ -23,15 +23,19 @@ from edge_runtime.streams.messages import (
     Dump,
     Dumped,
     Failed,
+    Fold,
+    Folded,
     Load,
     Missing,
     Open,
+    Put,
     Reply,
     Request,
     Shrink,
     Take,
     Taken,
     Took,
+    Unfolded,
     encode,
     frame,
 )
@@ -39,6 +43,8 @@ from edge_runtime.streamspec import Stream
 
 Fetch = Callable[[Sequence[str]], Awaitable[Mapping[str, bytes | None]]]
 """Answers stored state by name; None where there is none."""
+Folder = Callable[[Sequence[Fold]], Awaitable[list[Folded]]]
+"""Has the app fold values and parts of its aggregates."""
 
 MEMORY = 256 << 20
 """Bytes that state may take in the worker, unless it is said."""
@@ -88,11 +94,14 @@ class WorkerSession:
         self._link = link
         self.number = number
 
-    async def take(self, events: Sequence[Event], tags: dict[str, dict[str, str]], fetch: Fetch) -> Taken:
-        """Take events; `fetch` is asked for state that the worker does not have."""
+    async def take(self, events: Sequence[Event], tags: dict[str, dict[str, str]], fetch: Fetch, fold: Folder) -> Taken:
+        """Take events; `fetch` is asked for state that the worker does not have, `fold` for what only the app does."""
         reply = await self._link.ask(Take(self.number, list(events), tags))
-        while isinstance(reply, Missing):
-            reply = await self._link.ask(Load(self.number, dict(await fetch(reply.names))))
+        while isinstance(reply, Missing | Unfolded):
+            if isinstance(reply, Missing):
+                reply = await self._link.ask(Load(self.number, dict(await fetch(reply.names))))
+            else:
+                reply = await self._link.ask(Put(self.number, await fold(reply.folds)))
         assert isinstance(reply, Took)
         return reply.taken
 

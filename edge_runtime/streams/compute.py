@@ -8,6 +8,7 @@ from typing import Any
 from edge_runtime.errors import ConfigError
 from edge_runtime.events import Event
 from edge_runtime.streams.aggregates import Aggregator, make
+from edge_runtime.streams.combined import Combined
 from edge_runtime.streams.paths import reader
 from edge_runtime.streamspec import Aggregate
 
@@ -30,6 +31,10 @@ class Compute:
         self.holds = any(spec.op not in SMALL for spec in compute.values())
         """Whether states and panes may be as large as events are."""
         self._parts: list[Aggregator[Any]] = [make(spec) for spec in compute.values()]
+        self.combined = [
+            (name, part) for name, part in zip(compute, self._parts, strict=True) if isinstance(part, Combined)
+        ]
+        """Aggregates that have others do their work, by name."""
         self._zeros = [part.zero for part in self._parts]
         groups: dict[tuple[str, str], list[tuple[int, Add]]] = {}
         for index, (spec, part) in enumerate(zip(compute.values(), self._parts, strict=True)):

@@ -68,6 +68,8 @@ class Windows:
             raise ConfigError("A length of time is less than it can be", hint="'idle' is more than 0, others not less.")
         self._by_event = spec.time == "event"
         self._compute = Compute(spec.compute)
+        self.combined = self._compute.combined
+        """Aggregates whose states are to be folded by the app, after each `take`."""
         self._triggers = Triggers(spec.trigger, spec.accumulation, self._compute)
         self._timers = self._triggers.timers
         self._results = self._triggers.results

@@ -27,8 +27,9 @@ from edge_runtime.flows.states import NoStates, States
 from edge_runtime.flows.timers import Timers
 from edge_runtime.journal.records import DeadLetter, Entry, Record, StateChange, Timer
 from edge_runtime.size import rough
-from edge_runtime.streams.client import StreamWorker, WorkerSession
+from edge_runtime.streams.client import Folder, StreamWorker, WorkerSession
 from edge_runtime.streams.machine import LARGEST, MOST_OF_ONE, Excess, Late, Note, Pane, Result
+from edge_runtime.streams.messages import Fold, Folded
 from edge_runtime.streams.messages import Taken as Computed
 from edge_runtime.streams.running import STEP
 from edge_runtime.streamspec import Enrich, Stream
@@ -75,10 +76,12 @@ class StreamFlow:
         late: str = "",
         plain: bool = False,
         tags: Callable[[str], Mapping[str, str]] | None = None,
+        folder: Folder | None = None,
     ) -> None:
         """`kind` is that of the results, `late` that of events which come too late (empty: they are dead letters).
 
-        With `plain`, the data of a result is the values alone, else all of the pane. `tags` answers a device's tags.
+        With `plain`, the data of a result is the values alone, else all of the pane. `tags` answers a device's tags;
+        `folder` has the app fold what its own aggregates gather.
         """
         self.name = name
         self.start = start
@@ -92,6 +95,7 @@ class StreamFlow:
         self._clock = clock
         self._timers = timers
         self._tags = tags if any(isinstance(step, Enrich) and step.tags for step in stream.steps) else None
+        self.fold = folder or _nobody
         self._tick_kind = TICK + name
         self._wanted: dict[str, list[Callable[[Any], bool]]] = {}
         for source in stream.sources:
@@ -294,6 +298,8 @@ class _Session:
         self._ahead: list[tuple[str, Done]] = []
         """Events that were taken and are not settled, with their results: they are not taken a second time."""
         self._taking = False
+        self._lost = False
+        """A batch was begun in the worker and given up."""
         self._full = False
         """What was taken is to be committed, effects or not."""
         self._unsaved: dict[str, bytes | None] = {}
@@ -303,6 +309,8 @@ class _Session:
         self._closed = False
 
     async def take(self, events: Sequence[Event], turn: Turn) -> Taken:
+        if self._lost:
+            raise StateLost
         self.states = turn.states
         known = self._ahead[: len(events)]
         if known:
@@ -310,15 +318,21 @@ class _Session:
                 raise StateLost  # What it has taken is not what comes: whoever settles it has gone.
             return Taken([done for _, done in known], commit=self._full)
         self._taking = True
+        begun = False
         try:
             if self._session is None:
                 self._session = await self._flow.open()
             if not self._known_due:
                 self._due = await self._stored_due()
                 self._known_due = True
-            taken = await self._session.take(events, self._flow.tags_of(events), self._fetch)
+            begun = True
+            taken = await self._session.take(events, self._flow.tags_of(events), self._fetch, self._flow.fold)
         except OSError as error:
             return Taken([], Unavailable(f"the stream worker cannot be started: {error}"))
+        except BaseException:
+            # Cancelled, say: the worker may have taken what nobody will settle, so its state is of no more use.
+            self._lost = begun
+            raise
         finally:
             self._taking = False
         results: list[Done | Failed] = []
@@ -368,6 +382,8 @@ class _Session:
         del self._ahead[:number]
 
     async def checkpoint(self, settling: int, at: int) -> list[StateChange] | None:
+        if self._lost:
+            raise StateLost
         if self._taking or len(self._ahead) != settling:
             return None
         if self._session is not None:
@@ -422,6 +438,10 @@ class _Session:
             if name in self._unsaved:
                 found[name] = self._unsaved[name]
         return found
+
+
+async def _nobody(folds: Sequence[Fold]) -> list[Folded]:
+    return [Folded(failed="there is no app that could fold it")] * len(folds)
 
 
 def _counted(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,23 @@ class Taken(msgspec.Struct):
     """So much has changed that it is to be stored before more is taken."""
 
 
+class Fold(msgspec.Struct, array_like=True):
+    """Parts and values of a user-defined aggregate, which the app is to make one part of."""
+
+    name: str
+    """Of the aggregate, in the app's window."""
+    parts: list[Any]
+    values: list[Any]
+
+
+class Folded(msgspec.Struct, array_like=True):
+    """What the app has made of them."""
+
+    part: Any = None
+    failed: str = ""
+    """Why it could not."""
+
+
 class Open(msgspec.Struct, array_like=True, tag="open"):
     """Begin a session; nothing is answered."""
 
@@ -43,7 +61,7 @@ class Close(msgspec.Struct, array_like=True, tag="close"):
 
 
 class Take(msgspec.Struct, array_like=True, tag="take"):
-    """Take events. Answered by `Took`, or by `Missing`, which asks for a `Load` first."""
+    """Take events. Answered by `Took`, or by what is needed first: `Missing` wants a `Load`, `Unfolded` a `Put`."""
 
     session: int
     events: list[Event]
@@ -58,6 +76,13 @@ class Load(msgspec.Struct, array_like=True, tag="load"):
     state: dict[str, bytes | None]
 
 
+class Put(msgspec.Struct, array_like=True, tag="put"):
+    """What was folded, in the order in which it was asked for. Answered as `Take`."""
+
+    session: int
+    answers: list[Folded]
+
+
 class Dump(msgspec.Struct, array_like=True, tag="dump"):
     """Hand over what has changed since the last time: answered by `Dumped`."""
 
@@ -70,7 +95,7 @@ class Shrink(msgspec.Struct, array_like=True, tag="shrink"):
     session: int
 
 
-Request = Open | Close | Take | Load | Dump | Shrink
+Request = Open | Close | Take | Load | Put | Dump | Shrink
 
 
 class Took(msgspec.Struct, array_like=True, tag="took"):
@@ -83,6 +108,12 @@ class Missing(msgspec.Struct, array_like=True, tag="missing"):
     """State that is needed first."""
 
     names: list[str]
+
+
+class Unfolded(msgspec.Struct, array_like=True, tag="unfolded"):
+    """What the app has to fold first."""
+
+    folds: list[Fold]
 
 
 class Dumped(msgspec.Struct, array_like=True, tag="dumped"):
@@ -99,7 +130,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed"):
     """It could not even be opened: no event is to blame."""
 
 
-Reply = Took | Missing | Dumped | Failed
+Reply = Took | Missing | Unfolded | Dumped | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 

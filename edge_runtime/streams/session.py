@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import msgspec
 
 from edge_runtime.events import GATEWAY, TICK, Event
 from edge_runtime.streams.build import machine_of
+from edge_runtime.streams.combined import told
+from edge_runtime.streams.engine import Windows
 from edge_runtime.streams.machine import LARGEST, MANY, MOST, MOST_OF_ONE, Excess, Pane, Result, weight
-from edge_runtime.streams.messages import Taken
+from edge_runtime.streams.messages import Fold, Folded, Taken
 from edge_runtime.streams.running import RunningTime, WallTime
 from edge_runtime.streams.steps import Steps, Tags
 from edge_runtime.streamspec import Flatten, Stream, Window
@@ -28,8 +31,10 @@ _BEFORE, _MACHINE, _AFTER = "before/", "machine/", "after/"
 Needs = list[str]
 """Names of state that is to be loaded."""
 State = Mapping[str, bytes | None]
-Taking = Generator[Needs, State, Taken]
-"""Yields names of state, is sent that state, and returns what it has taken."""
+Answer = State | list[Folded]
+Taking = Generator[Needs | list[Fold], Any, Taken]
+"""Yields names of state and is sent that state; or what the app has to fold, and is sent what came of it. Returns what
+it has taken."""
 
 
 class Session:
@@ -42,6 +47,7 @@ class Session:
         self._saved = b""
         self._before = Steps(stream.steps, tags)
         self._machine = machine_of(stream)
+        self._combined = self._machine.combined if isinstance(self._machine, Windows) else []
         self._after = Steps(stream.after, tags)
         # Steps that remember must not run ahead of what is taken, nor those that make many events of one.
         singly = self._before.remembers or any(isinstance(step, Flatten) for step in [*stream.steps, *stream.after])
@@ -57,6 +63,9 @@ class Session:
         taken, results, size, full = 0, list[Result](), 0, False
         while taken < len(events) and len(results) < MOST and size < MANY and not full:
             number, found = yield from self._take(events[taken : taken + self._chunk], self._time)
+            if self._combined:
+                yield from self._fold()
+                found = [self._told(result) for result in found]
             if self._after:
                 found = yield from self._shaped(found)
             found, more = _bounded(found)
@@ -109,6 +118,17 @@ class Session:
                 time.now, time.seen = moments[owners[done - 1]]
                 return owners[done], results
         return len(chunk), results
+
+    def _fold(self) -> Generator[list[Fold], list[Folded], None]:
+        for name, part in self._combined:
+            yield from part.fold(name)
+
+    def _told(self, result: Result) -> Result:
+        if not isinstance(result, Pane):
+            return result
+        return msgspec.structs.replace(
+            result, values=result.values | {name: told(result.values[name]) for name, _ in self._combined}
+        )
 
     def _shaped(self, results: Sequence[Result]) -> Generator[Needs, State, list[Result]]:
         """The steps behind the computation, over the values of its panes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -10,11 +10,13 @@ import msgspec
 from edge_runtime.events import GATEWAY, TICK, Event
 from edge_runtime.streams.check import check
 from edge_runtime.streams.machine import Pane, Result
-from edge_runtime.streams.messages import Taken
+from edge_runtime.streams.messages import Fold, Folded, Taken
 from edge_runtime.streams.running import STEP
-from edge_runtime.streams.session import Session
+from edge_runtime.streams.session import Answer, Session
 from edge_runtime.streamspec import Stream
 
+Part = Callable[[str, list[Any], list[Any]], Any]
+"""Makes one part of an aggregate's parts and values; by its name."""
 BASE = 1_699_920_000_000_000
 """Second 0: a midnight (2023-11-14 UTC), microseconds."""
 
@@ -22,9 +24,10 @@ BASE = 1_699_920_000_000_000
 class Trial:
     """One stream; ticks come as they would in the gateway."""
 
-    def __init__(self, stream: Stream, tags: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, stream: Stream, tags: Mapping[str, Mapping[str, str]], part: Part | None = None) -> None:
         check(stream)
         self._session = Session(stream, lambda device: tags.get(device, {}))
+        self._part = part
         self._now = 0
         self._wakes: int | None = None
         self._due: int | None = None
@@ -48,14 +51,20 @@ class Trial:
         while not taken.events:
             taking = self._session.take([event])
             try:
-                names = next(taking)
+                needs = next(taking)
                 while True:
-                    names = taking.send(dict.fromkeys(names))
+                    needs = taking.send(self._answer(needs))
             except StopIteration as ended:
                 taken = ended.value
                 self.results += taken.results
         if taken.wakes is not None and self._due is None:
             self._due = max(taken.now, min(taken.wakes, taken.now + STEP))
+
+    def _answer(self, needs: list[str] | list[Fold]) -> Answer:
+        if needs and isinstance(needs[0], Fold):
+            assert self._part is not None
+            return [Folded(self._part(fold.name, fold.parts, fold.values)) for fold in needs if isinstance(fold, Fold)]
+        return dict.fromkeys(name for name in needs if isinstance(name, str))
 
 
 def computed(
@@ -63,9 +72,10 @@ def computed(
     events: Iterable[tuple[Any, ...]],
     until: float | None,
     tags: Mapping[str, Mapping[str, str]],
+    part: Part | None = None,
 ) -> list[dict[str, Any]]:
     """The panes of a stream, as the data of their events; `edge.testing.panes` says what the rest is."""
-    trial = Trial(msgspec.convert(plain, Stream), tags)
+    trial = Trial(msgspec.convert(plain, Stream), tags, part)
     for number, (when, kind, data, *more) in enumerate(events):
         taken, arrived = when if isinstance(when, tuple) else (when, when)
         device = more[0] if more else "test"

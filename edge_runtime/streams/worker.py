@@ -25,17 +25,19 @@ from edge_runtime.streams.messages import (
     Load,
     Missing,
     Open,
+    Put,
     Reply,
     Request,
     Shrink,
     Take,
     Took,
+    Unfolded,
     encode,
     frame,
 )
-from edge_runtime.streams.session import KEPT, Session, State, Taking
+from edge_runtime.streams.session import KEPT, Answer, Session, Taking
 
-ANSWERED = (Take, Load, Dump)
+ANSWERED = (Take, Load, Put, Dump)
 """Requests that have an answer."""
 
 _decode = msgspec.msgpack.Decoder(Request).decode
@@ -83,6 +85,8 @@ class Worker:
                 return self._go_on(number, None)
             case Load(state=state):
                 return self._go_on(number, state)
+            case Put(answers=answers):
+                return self._go_on(number, answers)
             case Dump():
                 return Dumped(session.dump())
             case _:
@@ -94,10 +98,11 @@ class Worker:
         self._sessions.pop(number, None)
         self._taking.pop(number, None)
 
-    def _go_on(self, number: int, state: State | None) -> Reply:
+    def _go_on(self, number: int, answer: Answer | None) -> Reply:
         taking = self._taking[number]
         try:
-            return Missing(next(taking) if state is None else taking.send(state))
+            needs = next(taking) if answer is None else taking.send(answer)
+            return Missing(needs) if isinstance(needs[0], str) else Unfolded(needs)
         except StopIteration as ended:
             del self._taking[number]
             return Took(ended.value)

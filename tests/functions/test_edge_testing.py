@@ -6,8 +6,21 @@ import json
 from typing import Any
 
 import pytest
-from edge import App, AppError, Context, Event, HttpError, NotGranted, Reply
-from edge.testing import Answer, Command, Deferred, Emitted, FunctionFailed, Log, Request, request, run, tick
+from edge import App, AppError, Context, Event, HttpError, NotGranted, Pane, Reply, fold
+from edge.testing import (
+    Answer,
+    Command,
+    Deferred,
+    Emitted,
+    FunctionFailed,
+    Log,
+    Request,
+    check_merge,
+    panes,
+    request,
+    run,
+    tick,
+)
 
 app = App("demo")
 
@@ -47,7 +60,7 @@ def test_a_route_answers_what_would_be_sent() -> None:
 
 
 def test_a_failure_is_raised_with_the_users_own_line() -> None:
-    with pytest.raises(FunctionFailed, match=r"ValueError: 7 <- .*test_edge_testing.py, line 24, in broken") as raised:
+    with pytest.raises(FunctionFailed, match=r"ValueError: 7 <- .*test_edge_testing.py, line 37, in broken") as raised:
         run(broken, "climate", {"temperature": 7})
     assert raised.value.reason == "error"
 
@@ -343,3 +356,62 @@ def test_the_manifest_tells_moments_and_endpoints() -> None:
 def test_what_is_no_reply(status: Any, body: Any, headers: Any) -> None:
     with pytest.raises(ValueError, match=r"is not|is the gateway's"):
         Reply(status, body, headers)
+
+
+class Spread:
+    def __init__(self) -> None:
+        self.low: list[int] = []
+        self.high: list[int] = []
+
+    def add(self, value: int) -> None:
+        self.low, self.high = [min([*self.low, value])], [max([*self.high, value])]
+
+    def merge(self, other: Spread) -> None:
+        for value in other.low + other.high:
+            self.add(value)
+
+    def result(self) -> int:
+        return self.high[0] - self.low[0]
+
+
+class First(Spread):
+    def add(self, value: int) -> None:
+        self.low = self.low or [value]
+
+    def result(self) -> int:
+        return self.low[0]
+
+
+own = App("own")
+
+
+@own.window("climate", every="1h", compute={"spread": fold("t", Spread)})
+def hourly(pane: Pane, ctx: Context) -> None:
+    ctx.emit("spread", pane.values["spread"])
+
+
+def test_an_aggregate_that_merges_is_tried_out_without_a_gateway() -> None:
+    events = [(number, "climate", {"t": number % 700}) for number in range(1500)]
+    [found] = panes(hourly, [*events, (4000, "climate", {"t": 0})], until=4001)
+    assert found.values == {"spread": 699}
+    check_merge(Spread, range(20))
+    with pytest.raises(AssertionError, match=r"by merging .*, and 0 by adding all of"):
+        check_merge(First, range(20))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("class A:\n    def merge(self, other): ...", "the class has no add and no result"),
+        (
+            "class A:\n    def __init__(self, n): ...\n    def add(self, v): ...\n    def merge(self, o): ...\n"
+            "    def result(self): ...",
+            "it is to be made with nothing",
+        ),
+    ],
+)
+def test_a_class_that_cannot_fold_is_refused_where_it_is_given(given: str, told: str) -> None:
+    found: dict[str, Any] = {}
+    exec(given, found)
+    with pytest.raises(ValueError, match=told):
+        fold("t", found["A"])

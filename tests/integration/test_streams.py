@@ -75,6 +75,47 @@ def counted(lines: list[Line]) -> int:
     return sum(line.data["n"] for line in named(lines, "climate.second"))
 
 
+OWN = """
+from edge import App, count, fold
+app = App("own")
+
+class Spread:
+    def __init__(self):
+        self.low = self.high = None
+        self.n = 0
+    def add(self, value):
+        if value == 666:
+            raise ValueError("too odd")
+        self.low = value if self.low is None else min(value, self.low)
+        self.high = value if self.high is None else max(value, self.high)
+        self.n += 1
+    def merge(self, other):
+        if other.n:
+            for end in (other.low, other.high):
+                self.add(end)
+            self.n += other.n - 2
+    def result(self):
+        return [self.n, self.low, self.high]
+
+@app.window("climate", every="1h", offset="OFFSET", early_count=700, compute={"own": fold("t", Spread), "n": count()})
+def hourly(pane, ctx):
+    ctx.emit("spread", {"own": pane.values["own"], "n": pane.values["n"]})
+"""
+
+
+async def test_an_aggregate_of_ones_own_is_folded_in_the_sandbox_whenever_there_is_much_of_it(site: Site) -> None:
+    # No hour ends in the middle of the test.
+    await site.deploy(OWN.replace("OFFSET", f"{int(time.time() - 600) % 3600}s"))
+    client = await site.device("d")
+    await send(client, 0, [*range(1000, 1690), *range(10)])
+    spread = named(await site.until("event", lambda found: bool(named(found, "spread"))), "spread")[0]
+    assert spread.data == {"own": [700, 0, 1689], "n": 700}
+    await send(client, 700, [666, *[1] * 699])
+    [letter] = await site.until("dead-letter", lambda found: bool(found))
+    assert letter.data["flow"] == "own.hourly"
+    assert "'own' could not be folded, and 700 values are left out: error: ValueError: too odd" in str(letter.data)
+
+
 async def test_readings_become_panes_commands_and_lineage(site: Site) -> None:
     await site.deploy(APP)
     client = await site.device("d")

@@ -10,7 +10,7 @@ import msgspec
 
 from edge_runtime.events import Event
 from edge_runtime.flows.flow import StateLost
-from edge_runtime.streams.client import Fetch, StreamWorker
+from edge_runtime.streams.client import Fetch, Folder, StreamWorker
 from edge_runtime.streams.messages import (
     Close,
     Dump,
@@ -19,12 +19,14 @@ from edge_runtime.streams.messages import (
     Load,
     Missing,
     Open,
+    Put,
     Reply,
     Request,
     Shrink,
     Take,
     Taken,
     Took,
+    Unfolded,
     encode,
 )
 from edge_runtime.streams.worker import Worker
@@ -67,10 +69,13 @@ class LocalSession:
             raise StateLost("" if reply.opening else reply.error)
         return None if reply is None else msgspec.msgpack.decode(encode(reply), type=Reply)
 
-    async def take(self, events: Sequence[Event], tags: dict[str, dict[str, str]], fetch: Fetch) -> Taken:
+    async def take(self, events: Sequence[Event], tags: dict[str, dict[str, str]], fetch: Fetch, fold: Folder) -> Taken:
         reply = self.send(Take(self.number, list(events), tags))
-        while isinstance(reply, Missing):
-            reply = self.send(Load(self.number, dict(await fetch(reply.names))))
+        while isinstance(reply, Missing | Unfolded):
+            if isinstance(reply, Missing):
+                reply = self.send(Load(self.number, dict(await fetch(reply.names))))
+            else:
+                reply = self.send(Put(self.number, await fold(reply.folds)))
         assert isinstance(reply, Took), reply
         return reply.taken
 

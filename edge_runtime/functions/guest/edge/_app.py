@@ -101,7 +101,7 @@ class StreamTrigger(OnTrigger):
 
     stream: dict[str, Any] = field(default_factory=dict)
     late: str = ""
-    folds: dict[str, Callable[[list[Any]], Any]] = field(default_factory=dict)
+    folds: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     def manifest(self) -> dict[str, Any]:
         """The trigger as plain values."""
@@ -114,18 +114,43 @@ class StreamTrigger(OnTrigger):
         values = data["values"]
         for name, fold in self.folds.items():
             if name in values:
-                values[name] = _folded(fold, values[name])
+                values[name] = _folded(name, fold, values[name])
         return Pane(data["key"], data["start"], data["end"], values, data["timing"], data["number"], data["retraction"])
 
+    def part(self, name: str, parts: list[dict[str, Any]], values: list[Any]) -> dict[str, Any]:
+        """What one of its aggregates that can merge keeps of parts and values."""
+        kept: dict[str, Any] = vars(joined(self.folds[name], parts, values))
+        return kept
 
-def _folded(fold: Callable[[list[Any]], Any], values: Any) -> Any:
-    found = values["items"] if isinstance(values, dict) else values
+
+def joined(fold: Any, parts: list[dict[str, Any]], values: list[Any]) -> Any:
+    """One of the class, of what others have kept in their attributes and of values."""
+    found = None
+    for part in parts:
+        one = fold.__new__(fold)
+        vars(one).update(part)
+        if found is None:
+            found = one
+        else:
+            found.merge(one)
+    if found is None:
+        found = fold()
+    for value in values:
+        found.add(value)
+    return found
+
+
+def _folded(name: str, fold: Callable[..., Any], values: Any) -> Any:
+    parts: list[dict[str, Any]] = []
+    if isinstance(values, dict):
+        if "failed" in values:
+            lost, why = values["left_out"], values["failed"]
+            raise RuntimeError(f"'{name}' could not be folded, and {lost} values are left out: {why}")
+        parts = values.get("parts", parts)
+        values = values["values"] if "values" in values else values["items"]
     if not isinstance(fold, type):
-        return fold(found)
-    folding = fold()
-    for value in found:
-        folding.add(value)
-    return folding.result()
+        return fold(values)
+    return joined(fold, parts, values).result()
 
 
 @dataclass(slots=True)

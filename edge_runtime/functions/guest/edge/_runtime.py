@@ -15,6 +15,9 @@ from edge._reply import described
 from edge._state import Stored
 from edge._terms import Given, Terms
 
+FOLD = "$fold"
+"""The kind of what the gateway asks of an aggregate: to make one part of parts and values."""
+
 
 def run(loaded: Loaded, function: str, event: Event, terms: Terms, given: Given) -> str:
     """Call one function on one event; answers the outcome as JSON. Never raises.
@@ -57,6 +60,14 @@ def run(loaded: Loaded, function: str, event: Event, terms: Terms, given: Given)
 
 def _call(trigger: OnTrigger, event: Event, ctx: Context) -> str:
     """What a route or an endpoint returned, as JSON; what another function returns is nobody's to use."""
+    if event.kind == FOLD and isinstance(trigger, StreamTrigger):
+        kept = trigger.part(**event.data)
+        try:
+            part = dumps(kept)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"what '{event.data['name']}' keeps in its attributes: {error}") from None
+        ctx._take(len(part), "part of an aggregate")
+        return part
     given = trigger.pane(event.data) if isinstance(trigger, StreamTrigger) else event
     value = trigger.function(given, ctx) if trigger.wants_context else trigger.function(given)
     answers = isinstance(trigger, HttpTrigger)

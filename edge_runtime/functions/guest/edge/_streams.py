@@ -20,7 +20,7 @@ class Aggregate:
     op: str
     field: str = ""
     args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    fold: Callable[[list[Any]], Any] | None = None
+    fold: Callable[..., Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +133,36 @@ def top(path: str, k: int = 10) -> Aggregate:
     return _aggregate("top", path, k=k)
 
 
-def fold(path: str, function: Callable[[list[Any]], Any], limit: int = 1000) -> Aggregate:
-    """What `function` makes of the list of values: your own aggregate, run in the sandbox. At most `limit` values."""
+def fold(path: str, function: Callable[..., Any], limit: int = 1000) -> Aggregate:
+    """Your own aggregate, run in the sandbox.
+
+    `function` gets the list of the earliest `limit` values and returns one. Or it is a class, of which one is made
+    with nothing, has `add(value)` called for each of them, and is asked for its `result()`. Where it has
+    `merge(other)` too, there may be any number of values, in any order: many are made one every now and then, what it
+    has in its attributes (plain values: numbers, text, lists, dicts) is kept in their place, and these are merged.
+    """
     if not callable(function):
-        raise Terms(f"fold({path!r}, {function!r}): the second is a function of a list")
+        raise Terms(f"fold({path!r}, {function!r}): the second is a function of a list, or a class")
+    if isinstance(function, type):
+        lacking = [name for name in ("add", "result") if not callable(getattr(function, name, None))]
+        if lacking:
+            raise Terms(f"fold({path!r}, {function.__name__}): the class has no {' and no '.join(lacking)}")
+        if hasattr(function, "merge"):
+            if limit != 1000:
+                raise Terms(f"fold({path!r}, {function.__name__}): it can merge, so there is no limit")
+            # State begins anew where another class takes its place, or where it keeps other things.
+            return Aggregate(
+                "combine", path, {"of": f"{function.__name__}({', '.join(_kept(function, path))})"}, function
+            )
     return Aggregate("custom", path, {"limit": limit}, function)
+
+
+def _kept(function: type[Any], path: str) -> list[str]:
+    try:
+        return sorted(vars(function()))
+    except TypeError as error:
+        what = f"fold({path!r}, {function.__name__})"
+        raise Terms(f"{what}: it is to be made with nothing, and to keep attributes: {error}") from None
 
 
 def filtered(where: str) -> Step:

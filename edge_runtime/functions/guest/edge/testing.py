@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
-from edge._app import App, HttpTrigger, OnTrigger, StreamTrigger
+from edge._app import App, HttpTrigger, OnTrigger, StreamTrigger, joined
 from edge._event import Event
 from edge._http import HttpError
 from edge._load import Loaded
@@ -40,6 +42,7 @@ __all__ = [
     "Log",
     "Request",
     "Result",
+    "check_merge",
     "pane",
     "panes",
     "request",
@@ -281,7 +284,43 @@ def panes(
     trigger = _trigger(function)
     if not isinstance(trigger, StreamTrigger):
         raise LookupError(f"'{function.__name__}' is not the function of a window, join, absence or sequence")
-    return [trigger.pane(data) for data in computed(trigger.stream, events, until, tags or {})]
+    return [trigger.pane(data) for data in computed(trigger.stream, events, until, tags or {}, _parts(trigger))]
+
+
+def _parts(trigger: StreamTrigger) -> Callable[[str, list[Any], list[Any]], Any]:
+    """Parts of its aggregates as the gateway gets them: through JSON."""
+    return lambda name, parts, values: json.loads(dumps(trigger.part(name, parts, values)))
+
+
+def check_merge(fold: type[Any], values: Iterable[Any], *, tries: int = 100, seed: int = 0) -> None:
+    """Whether a class for `fold` gives the same result, however its values are put in order, cut and merged.
+
+    Raises AssertionError that shows two ways with different results. Numbers may differ in the last digits.
+    """
+    known = list(values)
+    random = Random(seed)
+    expected = joined(fold, [], known).result()
+    for _ in range(tries):
+        mixed = random.sample(known, len(known))
+        cuts = sorted(random.randint(0, len(mixed)) for _ in range(random.randint(0, 4)))
+        pieces = [mixed[start:end] for start, end in zip([0, *cuts], [*cuts, len(mixed)], strict=True)]
+        kept = [json.loads(dumps(vars(joined(fold, [], piece)))) for piece in pieces]
+        while len(kept) > 1:
+            at = random.randrange(len(kept) - 1)
+            kept[at : at + 2] = [json.loads(dumps(vars(joined(fold, kept[at : at + 2], []))))]
+        found = joined(fold, kept, []).result()
+        if not _alike(found, expected):
+            raise AssertionError(f"{found!r} by merging {pieces!r}, and {expected!r} by adding all of {known!r}")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, float) or isinstance(other, float):
+        return isinstance(one, (int, float)) and isinstance(other, (int, float)) and math.isclose(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    return bool(one == other)
 
 
 def request(
