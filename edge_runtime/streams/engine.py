@@ -340,9 +340,9 @@ class Windows:
             else:
                 index = self._due if name.startswith(_DUE) else self._timers
                 index.load(name, _required(name, dumped))
-        # What was not in memory may be later than it could have been, and some of it has been dealt with.
-        self.before = NEVER
-        self._register(self._now)
+        if self.before <= self._marks.value:
+            self.before = NEVER  # It was of what was not in memory, and has been dealt with.
+        self._register(self._passed)
 
     def _missing(self) -> list[str]:
         return [HEAD] if self._head is None else [name for name, part in self._parts.items() if part is None]
@@ -358,7 +358,7 @@ class Windows:
                 raise StorageError(
                     f"The windows' state is of version {self._head[0]}", hint="A newer gateway wrote it."
                 )
-            _, marks, due, timers, self._keys, self._now, self._behind = self._head
+            _, marks, due, timers, self._keys, self._now, self._behind, *_ = self._head
             chunks = [f"{_MARKS}{number}" for number in segments(marks)]
             self._parts = dict.fromkeys([*chunks, *self._due.take_up(due), *self._timers.take_up(timers)])
         for name in self._parts:
@@ -370,7 +370,9 @@ class Windows:
                 for name, part in self._parts.items():
                     if name.startswith(prefix):
                         index.load(name, part)
-            self._register(self._now)
+            if self._head[7:]:
+                self._marks.check = self._head[7]
+            self._register(self._passed)
             self._parts.clear()
             self._ready = True
 
@@ -394,6 +396,7 @@ class Windows:
                 state[name] = None if entries is None else _encode(entries)
         if self._ready:
             parts = [self._marks.head(), self._due.head(), self._timers.head(), self._keys, self._now, self._behind]
+            parts.append(self._passed)
             head = _encode([VERSION, *parts])
             if head != self._written:
                 state[HEAD] = self._written = head
@@ -415,6 +418,11 @@ class Windows:
 
     def _held(self) -> int:
         return len(self._cells) * CELL + self._stored * GROWN
+
+    @property
+    def _passed(self) -> int:
+        """Processing time up to which all has been done: it is before now where that was too much for one event."""
+        return min(self._now, self._marks.check)
 
     @property
     def _whole(self) -> bool:
