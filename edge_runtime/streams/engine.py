@@ -371,7 +371,7 @@ class Windows:
                     if name.startswith(prefix):
                         index.load(name, part)
             if self._head[7:]:
-                self._marks.check = self._head[7]
+                self._marks.check = self._head[7] + 1
             self._register(self._passed)
             self._parts.clear()
             self._ready = True
@@ -422,7 +422,7 @@ class Windows:
     @property
     def _passed(self) -> int:
         """Processing time up to which all has been done: it is before now where that was too much for one event."""
-        return min(self._now, self._marks.check)
+        return min(self._now, self._marks.check - 1)
 
     @property
     def _whole(self) -> bool:

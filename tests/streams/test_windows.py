@@ -105,6 +105,12 @@ def test_as_done_naively(spec: Window, story: list[Moment]) -> None:
     ["on", "on", "shrink", *["on"] * 37],
     256,
 )
+@example(  # time has come to more than one event has room for, when it is read again
+    Window(Session(1), COMPUTE, trigger=Trigger(early_every=2), idle=20, ahead=FOREVER, behind=FOREVER),
+    [*[(0, "a", 0, 0)] * 4, (0, "b", 0, 0), *[(after, "a", 0, 0) for after in (3, 4, 6, 1, 6, 0, 0)]],
+    [*["on"] * 10, "restart", *["on"] * 29],
+    1,
+)
 def test_interrupted_anywhere(spec: Window, story: list[Moment], what: list[str], most: int) -> None:
     with patch.object(engine, "MOST", most):
         interrupted(spec, story, what)
