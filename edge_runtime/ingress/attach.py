@@ -149,6 +149,9 @@ class Attachment:
         """Disconnect; what was not acknowledged comes again another time."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
+        # paho closes its last sockets when its client goes: nothing is left that points in a circle.
+        client, self.on_connected = self._client, lambda: None
+        client.on_connect = client.on_disconnect = client.on_message = client.on_subscribe = None
 
     def publish(self, topic: str, payload: bytes, retain: bool) -> bool:
         """Send a message to the broker, with QoS 0 since a newer one follows; False while there is no connection."""

@@ -37,9 +37,8 @@ class HomeAssistant:
         self._found: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, "assistant")
         self._client.on_connect = lambda client, *_: client.subscribe("ha/#", 1)
-        self._client.on_message = lambda _client, _data, message: self._found.put(
-            (message.topic, bytes(message.payload))
-        )
+        put = self._found.put  # no reference to this object: paho closes its sockets when the last one to it goes
+        self._client.on_message = lambda _client, _data, message: put((message.topic, bytes(message.payload)))
         self._client.reconnect_delay_set(1, 1)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
