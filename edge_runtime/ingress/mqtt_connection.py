@@ -15,6 +15,7 @@ from edge_runtime.ingress.admission import Settle, Verdict
 from edge_runtime.ingress.app_connection import AppConnection
 from edge_runtime.ingress.mqtt_subscriptions import REFUSED, Subscriptions
 from edge_runtime.ingress.tls import peer_certificate
+from edge_runtime.ingress.turns import SLICE, Turns
 from edge_runtime.journal.records import Command
 from edge_runtime.proto import mqtt
 
@@ -91,6 +92,7 @@ class Connection(asyncio.Protocol):
         "_subscriptions",
         "_transport",
         "_tree",
+        "_turns",
         "_unacknowledged",
         "_waiting",
         "_writing_paused",
@@ -126,6 +128,8 @@ class Connection(asyncio.Protocol):
         """Microseconds for which the device is not to be heard: it was faster than it may be."""
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
+        self._turns: Turns | None = None
+        """From the first time on that more came at once than one turn's share."""
 
     @property
     def name(self) -> str:
@@ -152,6 +156,8 @@ class Connection(asyncio.Protocol):
         """Called by asyncio. What waits in admission goes on without us; the device will send it again."""
         self._state = _CLOSING
         self._transport = None
+        if self._turns is not None:
+            self._turns.end()
         self._out.clear()
         self._door.left(self, self._device)
 
@@ -169,6 +175,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: a segment, with any number of packets in it."""
+        turns = self._turns
+        if turns is None:
+            if len(data) <= SLICE or self._transport is None:
+                self._read(data)
+                return
+            turns = self._turns = Turns(self._transport, self._read)
+        turns.feed(data)
+
+    def _read(self, data: bytes) -> None:
         door = self._door
         self._heard = door.wheel.now
         now = door.clock.monotonic()
@@ -182,6 +197,8 @@ class Connection(asyncio.Protocol):
                 self._publish(packet, now)
             else:
                 self._control(packet)
+        if self._heir is not None and self._turns is not None and (rest := self._turns.end()):
+            self._heir.data_received(rest)
         limits = door.limits
         if self._debt and self._state == _OPEN:
             door.hold(self, now + self._debt)
@@ -509,7 +526,10 @@ class Connection(asyncio.Protocol):
     def _pause(self) -> None:
         if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = True
-            self._transport.pause_reading()
+            if self._turns is None:
+                self._transport.pause_reading()
+            else:
+                self._turns.pause()
 
     def reconsider(self) -> None:
         """Read again if nothing speaks against it any more."""
@@ -532,7 +552,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._paused = False
             self._heard = door.wheel.now
-            self._transport.resume_reading()
+            if self._turns is None:
+                self._transport.resume_reading()
+            else:
+                self._turns.resume()
 
     def expired(self) -> None:
         """The wheel says that the deadline has come; for an open connection that may have moved meanwhile."""
