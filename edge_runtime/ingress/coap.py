@@ -194,6 +194,8 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
         self.in_flight = 0
         self._insecure = insecure
         self._loads: dict[str, _Load] = {}
+        self._ending: dict[str, int] = {}
+        """Devices whose key expires, and when by the wall clock: what they observe ends then."""
         self._failures = FailedLogins(clock)
         self._make_elsewhere = elsewhere
         self._elsewhere: Elsewhere | None = None
@@ -256,7 +258,12 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
             self._transport.sendto(data, address)
 
     def tick(self) -> None:
-        """Let what is due be sent, by the clock's time; called four times a second."""
+        """Let what is due be sent, and what has expired end, by the clock's time; called four times a second."""
+        if self._ending:
+            now = self.clock.now()
+            for device in [device for device, until in self._ending.items() if now >= until]:
+                del self._ending[device]
+                self._end(device)
         self.layer.tick(self._monotonic())
         self._flush()
 
@@ -266,8 +273,18 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
 
     def _device_changed(self, device: str) -> None:
         self.layer.forget_routes()
+        self._end(device)
+
+    def _end(self, device: str) -> None:
         if self._elsewhere is not None:
             self._elsewhere.end(device)
+
+    def lets_observe(self, login: Login) -> None:
+        """A device has shown a key with a request that may begin an observation; for `coap_site` too."""
+        if login.until:
+            self._ending[login.device] = login.until
+        else:
+            self._ending.pop(login.device, None)
 
     # asyncio.DatagramProtocol
 
@@ -378,6 +395,8 @@ class CoapFrontDoor(asyncio.DatagramProtocol):
             layer.refuse(data, addr, numbers.code("5.01"))
             return
         self.counters.elsewhere += 1
+        if login is not None:
+            self.lets_observe(login)
         if not self._elsewhere.receive(data, addr, target.device, bool(target.device)):
             self._busy(data, addr)
 

@@ -125,6 +125,7 @@ class CoapSite:
             self.door.counters.failed_logins += 1
             self.door.security(f"refused a request over CoAP in OSCORE: {login.refused}")
             return None
+        self.door.lets_observe(login)
         return login.device, context
 
     def _unopened(self, device: str, why: str) -> None:

@@ -150,6 +150,19 @@ async def test_an_observation_ends_when_the_device_is_blocked(house: CoapHouse, 
     assert not house.door.deliver(house.order())
 
 
+async def test_an_observation_ends_with_the_key_that_began_it(house: CoapHouse, client: Any) -> None:
+    _, key = await house.registry.add_token("d", house.clock.now() + 60_000_000)
+    uri = f"{house.uri}/devices/d/commands?k={key}"
+    request = client.request(aiocoap.Message(code=aiocoap.GET, uri=uri, observe=0))
+    await request.response
+    house.pass_time(59_000_000)
+    await asyncio.sleep(0)
+    assert house.door.connected() == {"d"}
+    house.pass_time(1_000_000)
+    await until(lambda: not house.door.connected())
+    assert not house.door.deliver(house.order())
+
+
 async def configure(house: CoapHouse, value: Any) -> None:
     await house.door.admission.twin.set_config("d", json_content(value))
 
