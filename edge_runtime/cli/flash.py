@@ -21,7 +21,7 @@ from devices.flash.ports import check, find, is_pseudo_terminal
 from devices.flash.prompt import Found, Prompt
 from edge_runtime import config
 from edge_runtime.cli.console import CONFIG, AsJson, ConfigPath, count, err, escaped, out, print_json
-from edge_runtime.cli.flash_settings import key_for, place, read_key, values, wifi
+from edge_runtime.cli.flash_settings import Given, key_for, place, read_key, values, wifi
 from edge_runtime.cli.flash_wait import Ear, first_event
 from edge_runtime.cli.ports import lent
 from edge_runtime.cli.progress import Steps
@@ -68,7 +68,13 @@ def flash(
     erase: Annotated[bool, typer.Option("--erase", help="Write MicroPython anew, and erase all files.")] = False,
     link: Annotated[str, typer.Option(help="How it sends: mqtt, coap or serial.")] = "mqtt",
     host: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="The gateway, as the board sees it.")] = "",
-    tls: Annotated[bool, typer.Option("--tls", help="Over TLS, with the gateway's own CA.")] = False,
+    tls: Annotated[
+        bool | None,
+        typer.Option("--tls/--no-tls", help="Over TLS, with the gateway's own CA; by default where it has one."),
+    ] = None,
+    hs256: Annotated[
+        bool, typer.Option("--hs256", help="Its key is a secret with which it signs JWTs: it never shows it.")
+    ] = False,
     ssid: Annotated[
         str, typer.Option("--wifi", metavar="SSID", help="Its Wi-Fi; the password is asked for, or EDGE_WIFI_PASSWORD.")
     ] = "",
@@ -96,6 +102,8 @@ def flash(
         raise EdgeError("the program is missing", hint=f"Such as: edge flash {device} board/")
     code = plan.program(program)
     profile = named(board) if board else None
+    if hs256 and link != "mqtt":
+        raise EdgeError(f"--hs256 is for MQTT, not for {link}", hint="Leave it out.")
     gateway = config.load(config_path)
     given_key = read_key(key) if key is not None else ""
     with Client(gateway.socket) as client, ExitStack() as lease:
@@ -128,11 +136,11 @@ def flash(
             )
             tags = {"board": done.board} | ({"usb": bench.number[:64]} if bench.number else {})
             if given_key:
-                secret, done.key = given_key, "the key is the one given"
+                made = Given(given_key, "the key is the one given", hs256)
             else:
-                made = key_for(client, device, found.config, tags, anew=new_key)
-                secret, done.key = made.key, made.how
-            form = {"device": device, "key": secret, **form, "settings": own}
+                made = key_for(client, device, found.config, tags, anew=new_key, hs256=hs256)
+            done.key = made.how
+            form = {"device": device, **made.entries(gateway.gateway.name), **form, "settings": own}
             done.written += prompt.copy([plan.settings_file(form)], prompt.look([plan.SETTINGS]))
             before = client.status() if status is not None else None
             prompt.reset()

@@ -49,14 +49,22 @@ def values(texts: list[str], what: str) -> dict[str, Any]:
     return found
 
 
-def place(link: str, host: str, status: Status | None, settings: Config, *, tls: bool, virtual: bool) -> Place:
-    """Where the gateway is, as the board will see it. `virtual` boards are on this machine. Raises EdgeError."""
+def place(link: str, host: str, status: Status | None, settings: Config, *, tls: bool | None, virtual: bool) -> Place:
+    """Where the gateway is, as the board will see it. `virtual` boards are on this machine. Raises EdgeError.
+
+    Without a word on `tls`, it is TLS where the gateway has that and a CA, unless `host` names another port.
+    """
     if link not in LINKS:
         raise EdgeError(f"--link {link} is not a link", hint="Say mqtt, coap or serial.")
     if tls and link != "mqtt":
         raise EdgeError(f"--tls is for MQTT, not for {link}", hint="Leave it out.")
     if link == "serial":
         return Place({"link": "serial"})
+    ca = settings.gateway.data / "ca" / "ca.pem"
+    if tls is None:
+        door = settings.mqtt.tls_listen.rpartition(":")[2]
+        named = host.rpartition(":")[2] if host.count(":") == 1 else door
+        tls = link == "mqtt" and bool(door) and named == door and ca.is_file()
     if tls:
         listens = settings.mqtt.tls_listen
         missing = "MQTT with TLS"
@@ -77,7 +85,6 @@ def place(link: str, host: str, status: Status | None, settings: Config, *, tls:
         form["link"] = "coap"
     if not tls:
         return Place(form)
-    ca = settings.gateway.data / "ca" / "ca.pem"
     try:
         pem = ca.read_bytes()
     except OSError as error:
@@ -95,7 +102,7 @@ def _host(listens: str, virtual: bool) -> str:
     if listens in ("127.0.0.1", "::1", "localhost") and not virtual:
         raise EdgeError(
             f"the gateway listens at {listens} alone, which no board can reach",
-            hint="'edge init --lan' opens it with TLS, then --tls; or mqtt.listen (docs/service.md); or --link serial.",
+            hint="'edge init --lan' opens it with TLS; or mqtt.listen (docs/service.md); or --link serial.",
         )
     return listens
 
@@ -117,21 +124,37 @@ class Given:
     key: str = field(repr=False)
     how: str
     """Where it is from, for the person."""
-    added: bool = False
-    """Whether the device was registered for it."""
+    hs256: bool = False
+    """Whether it signs JWTs, and is not shown itself."""
+
+    def entries(self, audience: str) -> dict[str, Any]:
+        """The entries of the settings file."""
+        if not self.hs256:
+            return {"key": self.key}
+        # A JWT needs the time before there is a connection, and most boards do not know it when they start.
+        return {"jwt": {"alg": "HS256", "secret": self.key, "audience": audience}, "clock": {}}
 
 
-def key_for(client: Client, device: str, board: dict[str, Any], tags: dict[str, str], *, anew: bool) -> Given:
-    """The key of a device: a new device's, the one that the board has (`board` is its settings file), or one more."""
+def key_for(
+    client: Client, device: str, board: dict[str, Any], tags: dict[str, str], *, anew: bool, hs256: bool
+) -> Given:
+    """The key of a device: a new device's, the one that the board has (`board` is its settings file), or one more.
+
+    A board that signs JWTs goes on with that, without `hs256` too.
+    """
+    jwt = board.get("jwt") if board.get("device") == device else None
+    secret = jwt.get("secret") if isinstance(jwt, dict) else None
+    hs256 = hs256 or secret is not None
     known = {row.device for row in client.devices()}
     if device not in known:
-        return Given(client.add_device(device, tags=tags).key, f"{device} is registered", True)
+        return Given(client.add_device(device, tags=tags, hs256=hs256).key, f"{device} is registered", hs256)
     client.tag_device(device, tags)
-    held = board.get("key")
+    held = secret if hs256 else board.get("key")
     if board.get("device") == device and isinstance(held, str) and held and not anew:
-        return Given(held, f"{device} keeps the key that it has")
-    made = client.add_key(device, NewKey())
-    return Given(made.secret, f"{device} has the new key {made.key.id}; remove what it had: edge device key remove")
+        return Given(held, f"{device} keeps the key that it has", hs256)
+    made = client.add_key(device, NewKey("hs256" if hs256 else "token"))
+    how = f"{device} has the new key {made.key.id}; remove what it had: edge device key remove"
+    return Given(made.secret, how, hs256)
 
 
 def read_key(file: Path) -> str:

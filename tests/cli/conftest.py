@@ -48,9 +48,9 @@ def shape(event):
 class Gateway:
     """One running gateway; `edge` runs the command line beside it."""
 
-    def __init__(self, folder: Path, settings: str = "") -> None:
+    def __init__(self, folder: Path, settings: str = "", *, mqtt: str = "") -> None:
         self.folder = folder
-        text = '[mqtt]\nlisten = "127.0.0.1:0"\n[functions]\nexecutors = 1\n'
+        text = f'[mqtt]\nlisten = "127.0.0.1:0"\n{mqtt}[functions]\nexecutors = 1\n'
         # Nobody listens on port 9: the target is away for good.
         text += '[targets.cloud]\ntype = "http-cloudevents"\nurl = "http://127.0.0.1:9/"\n'
         (folder / "edge.toml").write_text(text + settings)

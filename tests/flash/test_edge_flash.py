@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from devices.authority import Authority
 from devices.boards import ESP32
-from devices.flash.plan import BoardFile
+from devices.flash.plan import SETTINGS, BoardFile
 from devices.flash.prompt import Prompt
 from edge_runtime.cli.main import app
+from edge_runtime.clock import SystemClock
 from edge_runtime.errors import EdgeError
 from hil.blank_board import BlankBoard
 from hil.rom_loader import RomLoader
@@ -81,6 +85,7 @@ def test_from_a_blank_board_to_its_first_event(gateway: Gateway, plug: Plug, ima
     )
     assert done["event"]
     assert gateway.json("device", "show", "gh-1")["tags"] == {"board": "esp32"}
+    assert "gh-1" in {row["device"] for row in gateway.json("ota", "fleet")}, "it can be updated over the air"
     said = gateway.says("trace", done["event"])
     assert "climate" in said
     assert '"key"' not in board.said()[: board.said().rindex("MicroPython")]
@@ -106,6 +111,45 @@ def test_from_a_blank_board_to_its_first_event(gateway: Gateway, plug: Plug, ima
     assert "--yes" in ended.stderr
     other = flash(gateway, "gh-2", board, "--yes")
     assert other["key"] == "gh-2 is registered"
+
+
+def test_over_tls_with_a_shared_secret(plug: Plug, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`edge init --lan`, and one command: the board has the CA pinned, and its secret goes over the cable alone."""
+    folder = tmp_path_factory.mktemp("l")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    authority = Authority(folder / "data/ca")
+    (folder / "data").mkdir(mode=0o700)
+    authority.make("gateway", SystemClock().now())
+    authority.renew(["127.0.0.1", "localhost"], SystemClock().now(), look=True)
+    running = Gateway(folder, mqtt=f'tls_listen = "127.0.0.1:{port}"\n')
+    (folder / "board.py").write_text(PROGRAM)
+    try:
+        running.up()
+        board = plug(heap="1m")
+        clock = '--option=clock={"host": "127.0.0.1"}'
+        done = flash(running, "gh-1", board, "--hs256", clock)
+        assert done["event"]
+        found = Prompt(board.port).look([SETTINGS, "/ca.pem"])
+        held = found.config
+        assert (held["host"], held["port"], held["tls"]["ca"]) == ("127.0.0.1", port, "/ca.pem")
+        assert "key" not in held
+        assert (held["jwt"]["alg"], held["jwt"]["audience"]) == ("HS256", "gateway")
+        assert found.digests["/ca.pem"] == sha256(authority.certificate.read_bytes()).hexdigest()
+        secret = held["jwt"]["secret"]
+        for text in (
+            json.dumps(done),
+            running.says("device", "show", "gh-1"),
+            (folder / "log").read_text(),
+        ):
+            assert secret not in text
+        again = flash(running, "gh-1", board, clock)
+        assert again["written"] == []
+        assert again["key"] == "gh-1 keeps the key that it has"
+        assert again["event"]
+        assert [key["type"] for key in running.json("device", "show", "gh-1")["keys"]] == ["hs256"]
+    finally:
+        running.end()
 
 
 def test_the_cable_is_pulled_and_the_same_command_goes_on(gateway: Gateway, plug: Plug) -> None:
@@ -216,6 +260,7 @@ def test_the_options_that_cannot_be(gateway: Gateway, plug: Plug, tmp_path: Path
             ("gh-9", gateway.folder / "board.py", "--port", board.port, "--tls"),
             "where the gateway listens for MQTT with TLS",
         ),
+        (("gh-9", gateway.folder / "board.py", "--port", board.port, "--link", "coap", "--hs256"), "is for MQTT"),
         (("gh-9", gateway.folder / "board.py", "--port", board.port, "--option", "queue"), "is not an option"),
         (("gh-9", gateway.folder / "board.py", "--port", board.port, "--wifi", "home"), "the password of the Wi-Fi"),
     ):

@@ -85,6 +85,13 @@ def test_tls_brings_the_ca_along(tmp_path: Path) -> None:
     ca = tmp_path / "data/ca/ca.pem"
     ca.parent.mkdir(parents=True)
     ca.write_text("the CA")
+    assert "tls" not in form("127.0.0.1:1883", tmp_path, text=text, virtual=True).form
+    for host in ("", "gw.local:8883", "gw.local"):
+        by_itself = form("127.0.0.1:1883", tmp_path, host=host, text=text, tls=None)
+        assert "tls" in by_itself.form
+    for link, host in (("coap", ""), ("serial", ""), ("mqtt", "gw.local:1883")):
+        assert "tls" not in form("127.0.0.1:1883", tmp_path, link, host, text=text, tls=None).form
+    assert "tls" not in form("192.0.2.1:1883", tmp_path, tls=None).form, "without a door for it"
     found = form("127.0.0.1:1883", tmp_path, text=text, tls=True)
     assert found.files == {"/ca.pem": b"the CA"}
     assert found.form["host"] == "192.0.2.1"
