@@ -137,11 +137,7 @@ def test_over_tls_with_a_shared_secret(plug: Plug, tmp_path_factory: pytest.Temp
         assert (held["jwt"]["alg"], held["jwt"]["audience"]) == ("HS256", "gateway")
         assert found.digests["/ca.pem"] == sha256(authority.certificate.read_bytes()).hexdigest()
         secret = held["jwt"]["secret"]
-        for text in (
-            json.dumps(done),
-            running.says("device", "show", "gh-1"),
-            (folder / "log").read_text(),
-        ):
+        for text in (json.dumps(done), running.says("device", "show", "gh-1"), (folder / "log").read_text()):
             assert secret not in text
         again = flash(running, "gh-1", board, clock)
         assert again["written"] == []
